@@ -1,0 +1,25 @@
+# Every target that needs the package makes its own virtual environment first; nothing but Python 3.11 and make is assumed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint tiny clean
+
+demo: $(VENV)/installed ## set up, then caption the sample sounds with the embedded pipeline
+	$(BIN)/diffusion-link caption examples/sounds
+
+test: $(VENV)/installed ## set up, then run the whole test suite (minus tests marked slow)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info
+
+$(VENV)/installed: setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@

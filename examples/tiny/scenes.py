@@ -1,0 +1,227 @@
+"""Ten-second scenes mixed from labelled recordings and synthesised sounds, as mel power (training) or samples (judging)."""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import Relation, SceneEvent
+from events import EVENTS, LABELS
+from synthesis import SYNTHESISERS, synthesise
+from tqdm import tqdm
+
+from diffusion_link_hf.audio import SAMPLING_RATE, WINDOW_SAMPLES, load_audio, split_windows
+from diffusion_link_hf.features import ClapLogMel
+
+FRAMES = 1001
+SPEEDS = (0.84, 0.89, 0.945, 1.0, 1.06, 1.12, 1.19)
+EXAMPLES_PER_CLASS = 24  # synthesised examples of each class; a recorded class has 24 recordings in three folds
+EVENT_COUNTS = {1: 0.45, 2: 0.45, 3: 0.10}
+SHARE_RECORDED = 0.68  # of events; the recorded classes are harder, because they are real
+
+
+@dataclass
+class Recordings:
+    """Samples at 48 kHz by class: ``by_label[label]`` is a list of (n,) float32 arrays."""
+
+    by_label: dict[str, list[np.ndarray]]
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+
+def load_recordings(folder: Path, folds: set[int]) -> Recordings:
+    """Recordings of ``folder/index.csv`` (file_name, label, fold) in the given folds."""
+    by_label: dict[str, list[np.ndarray]] = {}
+    names: dict[str, list[str]] = {}
+    with open(folder / "index.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["label"] not in EVENTS:
+                raise ValueError(f"{folder / 'index.csv'}: unknown label {row['label']!r}; known are {', '.join(EVENTS)}")
+            if int(row["fold"]) in folds:
+                by_label.setdefault(row["label"], []).append(load_audio(folder / row["file_name"]))
+                names.setdefault(row["label"], []).append(row["file_name"])
+    return Recordings(by_label, names)
+
+
+def synthesised(seed: int, per_class: int = EXAMPLES_PER_CLASS) -> Recordings:
+    """``per_class`` examples of every synthesised class."""
+    rng = np.random.default_rng(seed)
+    return Recordings({label: [synthesise(label, rng) for _ in range(per_class)] for label in SYNTHESISERS})
+
+
+class MelBank:
+    """Mel power of every recording at every speed, computed once, so that a scene is a few additions.
+
+    Powers of unrelated sounds add (their cross terms average out over a mel band), which is why mixing may be done
+    after the filter bank: 32 scenes in tens of milliseconds instead of seconds.
+    """
+
+    def __init__(self, recordings: Recordings, speeds=SPEEDS, front_end: ClapLogMel | None = None):
+        import soxr
+
+        front_end = front_end or ClapLogMel()
+        self.labels = sorted(recordings.by_label)
+        self.items: dict[str, list[list[np.ndarray]]] = {}
+        for label in tqdm(self.labels, desc="mel bank", unit="class"):
+            self.items[label] = []
+            for samples in recordings.by_label[label]:
+                versions = []
+                for speed in speeds:
+                    at_speed = soxr.resample(samples, SAMPLING_RATE * speed, SAMPLING_RATE) if speed != 1 else samples
+                    versions.append(front_end.mel_power(torch.from_numpy(at_speed)[None])[0].numpy())
+                self.items[label].append(versions)
+
+    def draw(self, label: str, rng: np.random.Generator) -> np.ndarray:
+        """Mel power (T, 64) of a random recording of ``label`` at a random speed."""
+        versions = self.items[label][rng.integers(len(self.items[label]))]
+        return versions[rng.integers(len(versions))]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is in a scene, for its captions and tags. Events are in the order of their first sound."""
+
+    events: tuple[SceneEvent, ...]
+    relation: Relation
+
+    @property
+    def tags(self) -> np.ndarray:
+        """(len(LABELS),) float32, 1 where the class occurs."""
+        present = {event.label for event in self.events}
+        return np.array([label in present for label in LABELS], dtype=np.float32)
+
+    @property
+    def meaning(self) -> tuple:
+        """Scenes with equal meaning may exchange captions: what, in which order if it matters, and how it is heard."""
+        events = self.events if self.relation == "sequence" else sorted(self.events, key=repr)
+        return (self.relation, *events)
+
+
+def _equaliser(rng: np.random.Generator, decibel: float = 2.0) -> np.ndarray:
+    """(64,) power gains: a smooth random curve over the mel bands."""
+    knots = rng.normal(0, decibel, 6)
+    return 10 ** (np.interp(np.linspace(0, 5, 64), np.arange(6), knots) / 10)
+
+
+_DISTANCE = 10 ** (-np.linspace(2, 18, 64) / 10)  # far sounds lose their treble
+_GAIN = {"loud": (4, 10), "normal": (-4, 3), "faint": (-22, -14)}  # dB
+
+
+def _place(mel: np.ndarray, start: int, stop: int, bouts: int, rng: np.random.Generator) -> np.ndarray:
+    """(1001, 64) power with ``mel`` in frames start…stop: repeated to fill them, or in several bouts with pauses."""
+    out = np.zeros((FRAMES, 64), dtype=np.float32)
+    length = stop - start
+    if bouts == 1:
+        filled = np.concatenate([mel] * (length // len(mel) + 1))[:length]
+        if rng.random() < 0.35:
+            filled = np.roll(filled, rng.integers(length), axis=0)
+        out[start:stop] = filled
+        return out
+    slot = length // bouts
+    sounding = max(40, int(slot * rng.uniform(0.45, 0.65)))
+    # The loudest stretch of the recording is the bout, so that each of them really holds the sound.
+    energy = np.convolve(mel.sum(1), np.ones(min(sounding, len(mel))), "valid")
+    bout = mel[int(energy.argmax()) :][:sounding]
+    for k in range(bouts):
+        at = start + k * slot + int(rng.integers(max(1, slot - len(bout))))
+        out[at : min(stop, at + len(bout))] += bout[: max(0, min(stop, at + len(bout)) - at)]
+    return out
+
+
+class SceneMixer:
+    """Draws random scenes from a mel bank: mel power with moderate augmentation, and what is in them."""
+
+    def __init__(self, bank: MelBank, counts: dict[int, float] = EVENT_COUNTS, share_recorded: float = SHARE_RECORDED):
+        self.bank = bank
+        self.counts = counts
+        self.share_recorded = share_recorded
+        self.synthesised = [label for label in bank.labels if label in SYNTHESISERS]
+        self.recorded = [label for label in bank.labels if label not in SYNTHESISERS]
+
+    def _labels(self, n: int, rng: np.random.Generator) -> list[str]:
+        labels: list[str] = []
+        while len(labels) < n:
+            recorded = not self.synthesised or (self.recorded and rng.random() < self.share_recorded)
+            label = str(rng.choice(self.recorded if recorded else self.synthesised))
+            if label not in labels:
+                labels.append(label)
+        return labels
+
+    def _event(self, label: str, alone: bool, rng: np.random.Generator) -> SceneEvent:
+        distant = rng.random() < 0.15
+        loudness = "normal"
+        if not distant:
+            loudness = str(rng.choice(["normal", "loud", "faint"], p=[0.8, 0.1, 0.1]))
+        bouts = int(rng.choice([1, 2, 3], p=[0.8, 0.1, 0.1])) if alone or rng.random() < 0.5 else 1
+        return SceneEvent(label, loudness, distant, bouts)
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
+        """One scene: mel power (1001, 64) float32 and its content."""
+        n = int(rng.choice(list(self.counts), p=list(self.counts.values())))
+        events = [self._event(label, n == 1, rng) for label in self._labels(n, rng)]
+        relation: Relation = "single" if n == 1 else str(rng.choice(["overlap", "sequence"]))
+        bounds = np.linspace(0, FRAMES, n + 1).astype(int)
+        if relation == "sequence":
+            bounds[1:-1] += rng.integers(-60, 61, n - 1)
+        power = np.zeros((FRAMES, 64), dtype=np.float32)
+        master = rng.uniform(-10, 6)
+        for k, event in enumerate(events):
+            start, stop = (bounds[k], bounds[k + 1]) if relation == "sequence" else (0, FRAMES)
+            if rng.random() < 0.2:  # a gap before or after
+                gap = int(rng.integers((stop - start) // 3))
+                start, stop = (start + gap, stop) if rng.random() < 0.5 else (start, stop - gap)
+            mel = self.bank.draw(event.label, rng)
+            if rng.random() < 0.3 and len(mel) > 300:  # a crop
+                first = int(rng.integers(len(mel) // 4))
+                mel = mel[first : first + int(len(mel) * 0.75)]
+            gain = rng.uniform(*_GAIN["normal" if event.distant else event.loudness])
+            eq = _equaliser(rng) * (_DISTANCE if event.distant else 1.0)
+            power += _place(mel * (eq * 10 ** ((gain + master) / 10)).astype(np.float32), start, stop, event.bouts, rng)
+        if rng.random() < 0.25:
+            level = power.mean() * 10 ** (rng.uniform(-35, -12) / 10)
+            slope = 10 ** (np.linspace(0, rng.uniform(-15, 5), 64) / 10)
+            power += (level * slope * rng.chisquare(4, (FRAMES, 64)) / 4).astype(np.float32)
+        if rng.random() < 0.5:
+            t, f = int(rng.integers(FRAMES - 60)), int(rng.integers(58))
+            power[t : t + int(rng.integers(10, 60))] *= 1e-3
+            power[:, f : f + int(rng.integers(1, 6))] *= 1e-2
+        return power, Scene(tuple(events), relation)
+
+    def batch(self, n: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
+        """``n`` scenes: log-mel (n, 1, 1001, 64) float32 dB, and their contents."""
+        drawn = [self.draw(rng) for _ in range(n)]
+        power = torch.from_numpy(np.stack([power for power, _ in drawn]))
+        return (10 * power.clamp_min(1e-10).log10())[:, None], [scene for _, scene in drawn]
+
+
+def judged_scenes(recordings: Recordings, relation: Relation, n: int, seed: int) -> list[tuple[np.ndarray, frozenset[str]]]:
+    """Test scenes made of samples: (480000,) float32 windows and the set of events in each.
+
+    "single" is every recording just as a user would submit it, repeat-padded (``n`` is ignored). "overlap" adds two
+    recordings of different classes at levels within ±3 dB of equal energy; "sequence" puts one after the other.
+    """
+    rng = np.random.default_rng(seed)
+    if relation == "single":
+        return [
+            (split_windows(samples)[0].samples, frozenset([label]))
+            for label, items in sorted(recordings.by_label.items())
+            for samples in items
+        ]
+    scenes = []
+    labels = sorted(recordings.by_label)
+    while len(scenes) < n:
+        pair = [str(label) for label in rng.choice(labels, 2, replace=False)]
+        first, second = (recordings.by_label[label][rng.integers(len(recordings.by_label[label]))] for label in pair)
+        if relation == "sequence":
+            mixed = np.concatenate([first, second])
+        else:
+            length = min(len(first), len(second))
+            first, second = first[:length], second[:length]
+            balance = np.sqrt((first**2).mean() / max(1e-12, (second**2).mean())) * 10 ** (rng.uniform(-3, 3) / 20)
+            mixed = first + second * np.float32(balance)
+        mixed = mixed / max(1.0, float(np.abs(mixed).max()))
+        window = split_windows(mixed.astype(np.float32))[0].samples
+        if len(window) != WINDOW_SAMPLES:
+            raise AssertionError(f"a window of {len(window)} samples")
+        scenes.append((window, frozenset(pair)))
+    return scenes

@@ -1,0 +1,52 @@
+"""Bridge the audio–text modality gap and caption audio with Diffusion-Link (arXiv 2510.11330).
+
+Every public name is imported at its first use: ``import diffusion_link_hf`` alone loads neither torch nor transformers.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name → the module that defines it. These short names are also what model_index.json records, so that a
+# module may move without breaking a published pipeline.
+_EXPORTS = {
+    "AudioCaptionPipeline": "pipelines.audio_caption",
+    "AudioCaptionPipelineOutput": "pipelines.output",
+    "CaptionSegment": "pipelines.output",
+    "DiffusionLinkPipeline": "pipelines.embedding_bridge",
+    "DiffusionLinkPipelineOutput": "pipelines.output",
+    "BridgeModel": "models.bridge",
+    "DiffusionLinkModel": "models.diffusion_link",
+    "PrefixProjector": "models.prefix_projector",
+    "ClapEncoder": "clap",
+    "CaptionDecoder": "decoder",
+    "ClapLogMel": "features",
+    "load_audio": "audio",
+    "split_windows": "audio",
+    "EmbeddingCache": "data.embedding_cache",
+    "DiffusionLinkError": "errors",
+    "InputError": "errors",
+    "AudioError": "errors",
+    "AudioNotFoundError": "errors",
+    "AudioDecodeError": "errors",
+    "AudioContentError": "errors",
+    "AudioFormatError": "errors",
+    "ModelFolderError": "errors",
+    "HubAccessError": "errors",
+    "RecipeError": "errors",
+    "DataError": "errors",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_EXPORTS})

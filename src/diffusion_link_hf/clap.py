@@ -1,0 +1,227 @@
+"""The frozen CLAP: windows of audio, or captions, to unit embeddings in one space."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from .errors import InputError, ModelFolderError
+from .features import ClapLogMel
+from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles
+
+REFERENCE_FILE = "reference.json"
+_CONFIG_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+
+
+class ClapEncoder(nn.Module):
+    """A `transformers.ClapModel` (fused or unfused), frozen and always in eval mode, with its front end and tokenizer.
+
+    Args:
+        model: the CLAP.
+        tokenizer: for `encode_text`; may be None where only audio is embedded.
+        front_end: the log-mel front end that the checkpoint was trained with.
+        source: {"id", "revision"} of the Hub repository that the weights come from, or None.
+    """
+
+    def __init__(
+        self,
+        model: ClapModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        front_end: ClapLogMel | None = None,
+        source: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.fused = bool(model.config.audio_config.enable_fusion)
+        self.model = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.front_end = front_end or ClapLogMel(mel_scale="htk" if self.fused else "slaney")
+        self.source = source
+        self.eval()
+
+    def train(self, mode: bool = True) -> "ClapEncoder":
+        """Stays in eval mode: a frozen encoder's dropout and batch norm must not follow the model around it."""
+        return super().train(False)
+
+    @property
+    def config(self) -> ClapConfig:
+        return self.model.config
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, width of the joint space."""
+        return self.model.config.projection_dim
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @torch.no_grad()
+    def forward(
+        self,
+        waveforms: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embed one kind of input; offloading hooks see this call.
+
+        Args:
+            waveforms: (B, n) float at 48 kHz, n = 480,000 for HTSAT.
+            input_features: (B, 1, 1001, 64) log-mel dB, instead of waveforms.
+            input_ids, attention_mask: (B, L) token ids and mask.
+
+        Returns:
+            (B, D) unit rows, float32.
+        """
+        if sum(value is not None for value in (waveforms, input_features, input_ids)) != 1:
+            raise InputError("ClapEncoder", "got none or several kinds of input", "Pass waveforms, input_features or input_ids")
+        if input_ids is not None:
+            output = self.model.get_text_features(input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device))
+        else:
+            if input_features is None:
+                input_features = self.front_end(waveforms.to(self.device))
+            features = input_features.to(self.device, self.dtype)
+            # A window is never longer than 10 s, so a fused model always gets four equal views and no long-audio branch.
+            # The stock extractor marks a random clip of the batch as long here.
+            is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=self.device)
+            if self.fused:
+                features = features.expand(-1, 4, -1, -1)
+            output = self.model.get_audio_features(input_features=features, is_longer=is_longer)
+        return F.normalize(output.pooler_output.float(), dim=-1)
+
+    def encode_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, 480000) float windows at 48 kHz → (B, D) unit rows."""
+        return self(waveforms=waveforms)
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Captions → (B, D) unit rows; padding is masked, so a caption's embedding does not depend on its batch.
+
+        Raises:
+            InputError: no tokenizer, a bare string, or an item that is not a string.
+        """
+        if self.tokenizer is None:
+            raise InputError("ClapEncoder", "has no tokenizer", "Load it with from_pretrained, or pass tokenizer=")
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise InputError("texts", f"is {type(texts).__name__} with items that are not strings", "Pass a list of strings")
+        parts = [torch.empty(0, self.embedding_dim, device=self.device)]
+        for first in range(0, len(texts), batch_size):
+            tokens = self.tokenizer(
+                list(texts[first : first + batch_size]), padding=True, truncation=True, return_tensors="pt",
+                max_length=min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2),
+            )  # fmt: skip
+            parts.append(self(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
+        return torch.cat(parts)
+
+    def save_pretrained(self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None) -> None:
+        """Write configuration, front end, tokenizer, and the weights or a reference to them.
+
+        Args:
+            save_directory: created if absent.
+            include_base: whether the weights are copied; None copies them unless a `source` can be referenced.
+            dtype: of the stored weights, that of the model by default.
+
+        Raises:
+            InputError: ``include_base=False`` without a source.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        include_base = self.source is None if include_base is None else include_base
+        if not include_base and self.source is None:
+            raise InputError("include_base", "is False, but this CLAP comes from no repository", "Use include_base=True")
+        if include_base:
+            state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in self.model.state_dict().items()}
+            self.model.save_pretrained(folder, state_dict=state)
+        else:
+            self.model.config.save_pretrained(folder)
+            (folder / REFERENCE_FILE).write_text(json.dumps(self.source, indent=2) + "\n", encoding="utf-8")
+        front = self.front_end
+        ClapFeatureExtractor(
+            feature_size=front.num_mel_bins, sampling_rate=front.sampling_rate, hop_length=front.hop_length,
+            fft_window_size=front.n_fft, frequency_min=front.frequency_min, frequency_max=front.frequency_max,
+            truncation="fusion" if front.mel_scale == "htk" else "rand_trunc",
+        ).save_pretrained(folder)  # fmt: skip
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+        drop_local_names(folder / "config.json")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: LoadPath,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: LoadPath | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> "ClapEncoder":
+        """Load any CLAP of transformers' format: a folder, a Hub id, or a folder that references one.
+
+        Args:
+            dtype: of the loaded weights, float32 by default whatever the file holds.
+
+        Raises:
+            ModelFolderError, HubAccessError: see `hub.loading`.
+        """
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        folder, source = Path(name_or_path), None
+        if folder.is_dir():
+            refuse_pickles(folder)
+            if (folder / REFERENCE_FILE).is_file():
+                source = read_json(folder / REFERENCE_FILE)
+                folder = download_snapshot(source["id"], source.get("revision"), allow_patterns=_CONFIG_PATTERNS, **hub)
+        elif folder.is_absolute() or str(name_or_path).startswith("."):
+            raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
+        else:
+            source = {"id": str(name_or_path), "revision": revision}
+            folder = download_snapshot(str(name_or_path), revision, allow_patterns=_CONFIG_PATTERNS, **hub)
+        if not list(folder.glob("*.safetensors")):
+            raise ModelFolderError(
+                source["id"] if source else folder,
+                "holds no safetensors weights",
+                "Name a revision that does, or convert it (ClapModel.save_pretrained); pickles are not read",
+            )
+        read_json(folder / "config.json")
+        try:
+            model, info = ClapModel.from_pretrained(
+                folder, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=True
+            )
+        except Exception as error:
+            raise ModelFolderError(folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match") from error
+        check_loading_info(folder, info)
+        check_finite(model, folder)
+        return cls(model, *_tokenizer_and_front_end(folder), source=source)
+
+    @classmethod
+    def from_config(cls, folder: LoadPath, **overrides) -> "ClapEncoder":
+        """The architecture of ``folder/config.json`` with random weights, no network; ``overrides`` change its audio config."""
+        folder = Path(folder)
+        config = ClapConfig.from_dict(read_json(folder / "config.json"))
+        for name, value in overrides.items():
+            setattr(config.audio_config, name, value)
+        tokenizer, front_end = _tokenizer_and_front_end(folder)
+        reference = folder / REFERENCE_FILE
+        return cls(ClapModel(config), tokenizer, front_end, read_json(reference) if reference.is_file() else None)
+
+
+def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | None, ClapLogMel]:
+    from transformers import AutoTokenizer
+
+    extractor = read_json(folder / "preprocessor_config.json")
+    front_end = ClapLogMel.from_feature_extractor(ClapFeatureExtractor.from_dict(extractor))
+    tokenizer = None
+    if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise ModelFolderError(folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again") from error
+    return tokenizer, front_end

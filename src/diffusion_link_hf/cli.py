@@ -1,0 +1,126 @@
+"""The command line: ``diffusion-link caption`` writes a caption for every recording it is given."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import __version__
+from .audio import find_audio_files
+from .errors import AudioError, DiffusionLinkError
+
+FILES_AT_ONCE = 64  # read, captioned and printed before the next ones are touched
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffusion-link", description="Caption audio through Diffusion-Link.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    caption = commands.add_parser(
+        "caption",
+        help="caption recordings",
+        description="Print one line per recording: its name and its caption. "
+        "The exit status is 0 if all were captioned, 1 if some could not be, 2 if none could be tried.",
+    )
+    caption.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or directories searched recursively")
+    caption.add_argument("--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which comes with the package)")
+    caption.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    caption.add_argument("--json", action="store_true", help='JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}')
+    caption.add_argument("--long-audio", choices=("windows", "average"), default="windows",
+                         help="beyond 10 s: a caption for each 10-s window, or one for the mean embedding")  # fmt: skip
+    caption.add_argument("--batch-size", type=_positive, default=32, help="windows computed at once (default: 32)")
+    caption.add_argument("--num-beams", type=_positive, default=1, help="beam search width (default: 1, greedy)")
+    caption.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
+    caption.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    try:
+        return caption(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except DiffusionLinkError as error:
+        print(f"diffusion-link: {error}", file=sys.stderr)
+        return 2
+
+
+def caption(args: argparse.Namespace) -> int:
+    # Only what exists is worth loading a model for, so look at the paths first.
+    found = list(_expand(args.paths))
+    pipeline = _load_pipeline(args) if any(error is None for _, error in found) else None
+    failed = 0
+    for first in range(0, len(found), FILES_AT_ONCE):
+        part = found[first : first + FILES_AT_ONCE]
+        readable = [path for path, error in part if error is None]
+        output = None
+        if readable:
+            output = pipeline(readable, batch_size=args.batch_size, long_audio=args.long_audio, num_beams=args.num_beams)
+        results = iter(zip(output.segments, output.errors, strict=True)) if output else iter(())
+        for path, error in part:
+            segments = []
+            if error is None:
+                segments, error = next(results)
+            failed += error is not None
+            _print(path, segments, error, args.json)
+    return 1 if failed else 0
+
+
+def _expand(paths: Sequence[str]) -> Iterator[tuple[Path, AudioError | None]]:
+    for path in paths:
+        try:
+            yield from ((file, None) for file in find_audio_files([path]))
+        except AudioError as error:
+            yield Path(path), error
+
+
+def _load_pipeline(args: argparse.Namespace):
+    import logging
+
+    import torch
+
+    from .errors import InputError
+    from .pipelines.audio_caption import AudioCaptionPipeline
+
+    logging.disable(logging.WARNING)  # results and errors are printed; the libraries' warnings would stand between them
+    pipeline = AudioCaptionPipeline.from_pretrained(args.model, revision=args.revision, dtype=getattr(torch, args.dtype))
+    pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
+    try:
+        return pipeline.to(args.device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError("--device", f"{args.device!r} cannot be used ({error})", "Use cpu, or a device that torch sees") from error
+
+
+def _print(path: Path, segments, error: AudioError | None, as_json: bool) -> None:
+    if as_json:
+        row = {"file": str(path)}
+        if error is not None:
+            row["error"] = str(error)
+        else:
+            row["captions"] = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+    elif error is not None:
+        print(f"diffusion-link: {error}", file=sys.stderr, flush=True)
+    elif len(segments) == 1:
+        print(f"{path}: {segments[0].text}", flush=True)
+    else:
+        for s in segments:
+            print(f"{path} [{s.start:g}–{s.end:g} s]: {s.text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reading and writing of pipeline folders and Hub repositories."""

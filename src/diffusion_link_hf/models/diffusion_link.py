@@ -1,0 +1,185 @@
+"""Diffusion-Link: a residual MLP denoiser that maps an embedding of either modality to a text-like one."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.utils import BaseOutput
+from torch import nn
+
+from ..errors import InputError
+from ..sampling import add_noise as noised
+from ..sampling import check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
+from .bridge import BridgeModel, Modality
+
+
+@dataclass
+class DiffusionLinkModelOutput(BaseOutput):
+    """Output of `DiffusionLinkModel`.
+
+    Attributes:
+        sample: (B, D), the predicted clean text embedding φ(z_s, s), of about norm ``config.scale``.
+    """
+
+    sample: torch.Tensor
+
+
+class ResidualBlock(nn.Module):
+    """x + [LayerNorm, SiLU, Dropout, Linear]([LayerNorm, SiLU, Linear](x) + Linear(SiLU(t))) (paper §3).
+
+    The last Linear starts at zero, so that a new block is the identity.
+    """
+
+    def __init__(self, width: int, time_embed_dim: int, dropout: float):
+        super().__init__()
+        self.in_layers = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width))
+        self.time_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_embed_dim, width))
+        self.out_layers = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        nn.init.zeros_(self.out_layers[-1].weight)
+        nn.init.zeros_(self.out_layers[-1].bias)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """(B, W), (B, T) or (1, T) → (B, W)."""
+        return x + self.out_layers(self.in_layers(x) + self.time_layers(t))
+
+
+class DiffusionLinkModel(BridgeModel):
+    """The denoiser φ(z_s, s) of Diffusion-Link (arXiv 2510.11330): RCG's RDM MLP over CLAP embeddings.
+
+    Args:
+        embedding_dim: D, width of the embeddings.
+        width: W, width of the residual blocks. The paper gives none; 512 is that of SEED, its forerunner.
+        num_blocks: residual blocks; the paper's is 3.
+        time_embed_dim: width of the timestep embedding, even.
+        dropout: in each block, while training.
+        scale: norm of the normalised embeddings (paper §2).
+        num_inference_steps: DDIM steps of `bridge`.
+        noise_timestep: s*, where `bridge` starts, 1 to 1000.
+        add_noise: whether `bridge` noises its input to s* first.
+        noise_seed: seed of that noise when `bridge` gets no generator, so that equal inputs give equal results.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["ResidualBlock"]
+    _repeated_blocks = ["ResidualBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        embedding_dim: int = 512,
+        width: int = 512,
+        num_blocks: int = 3,
+        time_embed_dim: int = 256,
+        dropout: float = 0.0,
+        scale: float = 5.0,
+        num_inference_steps: int = 5,
+        noise_timestep: int = 100,
+        add_noise: bool = True,
+        noise_seed: int = 0,
+    ):
+        super().__init__()
+        shallow_timesteps(noise_timestep, num_inference_steps)  # refuses impossible values here rather than at first use
+        if time_embed_dim % 2:
+            raise InputError("time_embed_dim", f"is {time_embed_dim}", "Use an even number: half of it are sines, half cosines")
+        self._register_statistics(embedding_dim)
+        self.time_embed = nn.Sequential(
+            nn.Linear(time_embed_dim, time_embed_dim), nn.SiLU(), nn.Linear(time_embed_dim, time_embed_dim)
+        )
+        self.proj_in = nn.Linear(embedding_dim, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width, time_embed_dim, dropout) for _ in range(num_blocks))
+        self.proj_out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, embedding_dim))
+        nn.init.zeros_(self.proj_out[-1].weight)
+        nn.init.zeros_(self.proj_out[-1].bias)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor | int, return_dict: bool = True
+    ) -> DiffusionLinkModelOutput | tuple[torch.Tensor]:
+        """Predict the clean text embedding.
+
+        Args:
+            sample: z_s, (B, D).
+            timestep: s, 0 to 999: one for all rows, or (B,).
+            return_dict: whether to return an output object or a tuple.
+        """
+        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
+        angles = get_timestep_embedding(timesteps, self.config.time_embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        x = self.proj_in(sample)
+        t = self.time_embed(angles.to(x.dtype))  # (B, T), or (1, T) when all rows share a timestep
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                x = self._gradient_checkpointing_func(block, x, t)
+            else:
+                x = block(x, t)
+        x = self.proj_out(x)
+        return DiffusionLinkModelOutput(sample=x) if return_dict else (x,)
+
+    @torch.no_grad()
+    def bridge(
+        self,
+        embeds: torch.Tensor,
+        modality: Modality = "audio",
+        *,
+        scheduler: DDIMScheduler | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        noise_timestep: int | None = None,
+        add_noise: bool | None = None,
+    ) -> torch.Tensor:
+        """Normalise, noise to s*, denoise by DDIM to the clean step, L2-normalise (paper §2 and §4).
+
+        Args:
+            embeds: (B, D) floating point.
+            modality: where they come from.
+            scheduler: the noise process; `sampling.make_scheduler()` by default.
+            generator: source of the noise. One generator gives *one* (1, D) draw that all rows share: with a draw per
+                row, an embedding's result would depend on its place in the batch. A list gives each row its own. None
+                uses a fresh generator seeded with ``config.noise_seed``. Always drawn on the CPU in float32, so that
+                devices agree.
+            noise: explicit ε, (B, D) or (1, D), instead of a generator.
+            num_inference_steps, noise_timestep, add_noise: override the configuration.
+
+        Returns:
+            (B, D) unit rows in the dtype of ``embeds``; row i depends on row i alone.
+
+        Raises:
+            InputError: see `BridgeModel.bridge`, `sampling.shallow_timesteps` and `sampling.check_scheduler`.
+        """
+        return super().bridge(
+            embeds, modality, scheduler=scheduler, generator=generator, noise=noise,
+            num_inference_steps=num_inference_steps, noise_timestep=noise_timestep, add_noise=add_noise,
+        )  # fmt: skip
+
+    def _bridge(self, embeds, modality, *, scheduler, generator, noise, num_inference_steps, noise_timestep, add_noise):
+        scheduler = scheduler or make_scheduler()
+        check_scheduler(scheduler)
+        config = self.config
+        timesteps = shallow_timesteps(
+            config.noise_timestep if noise_timestep is None else noise_timestep,
+            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            scheduler.config.num_train_timesteps,
+        )
+        state = self.normalize(embeds, modality)
+        if config.add_noise if add_noise is None else add_noise:
+            epsilon = self._noise(generator, noise, len(embeds)).to(state.device, state.dtype)
+            state = noised(state, epsilon, timesteps[0], scheduler)
+        # The state stays in float32 whatever the network's dtype: five roundings of it would show.
+        return ddim_sample(lambda z, t: self(z.to(self.dtype), t, return_dict=False)[0], state, scheduler, timesteps)
+
+    def _noise(self, generator, noise, rows: int) -> torch.Tensor:
+        width = self.config.embedding_dim
+        if noise is not None:
+            if noise.shape not in ((rows, width), (1, width)):
+                raise InputError("noise", f"has shape {tuple(noise.shape)}", f"Use ({rows}, {width}) or (1, {width})")
+            return noise
+        if isinstance(generator, (list, tuple)):
+            if len(generator) != rows:
+                raise InputError("generator", f"is a list of {len(generator)}", f"Pass one generator per row ({rows}), or a single one")
+            return torch.cat([self._draw(one) for one in generator]) if generator else torch.empty(0, width)
+        return self._draw(generator or torch.Generator().manual_seed(self.config.noise_seed))
+
+    def _draw(self, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(1, self.config.embedding_dim, generator=generator, device=generator.device)

@@ -1,0 +1,1 @@
+"""Pipelines: audio to captions, and embeddings to text-like embeddings."""

@@ -1,0 +1,66 @@
+"""The bridge alone: embeddings of either modality in, text-like embeddings out."""
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+
+from ..errors import InputError
+from ..hub.pipeline_folder import FolderPipeline
+from ..models.bridge import BridgeModel, Modality
+from ..sampling import make_scheduler
+from .output import DiffusionLinkPipelineOutput
+
+
+class DiffusionLinkPipeline(FolderPipeline):
+    """Maps CLAP embeddings that you already have to text-like ones (arXiv 2510.11330).
+
+    Args:
+        link: any `BridgeModel`.
+        scheduler: its noise process.
+    """
+
+    model_cpu_offload_seq = "link"
+    _optional_components = ["scheduler"]
+
+    def __init__(self, link: BridgeModel, scheduler: DDIMScheduler | None = None):
+        super().__init__()
+        self.register_modules(link=link, scheduler=scheduler or make_scheduler())
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        embeds: torch.Tensor | np.ndarray,
+        modality: Modality = "audio",
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        noise_timestep: int | None = None,
+        add_noise: bool | None = None,
+        output_type: str = "pt",
+        return_dict: bool = True,
+    ) -> DiffusionLinkPipelineOutput | tuple:
+        """Bridge a batch of embeddings.
+
+        Args:
+            embeds: (B, D) floats; an empty batch gives an empty result.
+            modality: "audio" or "text", where they come from.
+            generator, noise, num_inference_steps, noise_timestep, add_noise: see `DiffusionLinkModel.bridge`.
+            output_type: "pt" for a tensor, "np" for an array.
+            return_dict: whether to return an output object or a tuple.
+
+        Raises:
+            InputError: see `BridgeModel.bridge`.
+        """
+        if output_type not in ("pt", "np"):
+            raise InputError("output_type", f"is {output_type!r}", "Use 'pt' or 'np'")
+        if isinstance(embeds, np.ndarray):
+            embeds = torch.from_numpy(embeds)
+        self.link.check_embeds(embeds, modality)
+        result = self.link.bridge(
+            embeds.to(self._execution_device), modality, scheduler=self.scheduler, generator=generator, noise=noise,
+            num_inference_steps=num_inference_steps, noise_timestep=noise_timestep, add_noise=add_noise,
+        )  # fmt: skip
+        self.maybe_free_model_hooks()
+        result = result.cpu().numpy() if output_type == "np" else result
+        return DiffusionLinkPipelineOutput(embeds=result) if return_dict else (result,)

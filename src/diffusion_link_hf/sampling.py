@@ -1,0 +1,92 @@
+"""Shallow DDIM sampling (η = 0): from a chosen timestep back to the clean embedding in a few steps."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers import DDIMScheduler
+
+from .errors import InputError
+
+
+def make_scheduler(num_train_timesteps: int = 1000) -> DDIMScheduler:
+    """The stock scheduler with the paper's process: cosine schedule, sample prediction, trailing timesteps.
+
+    ``clip_sample`` is off: its default would clip embeddings of norm 5 to ±1 per dimension.
+    """
+    return DDIMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+
+
+def check_scheduler(scheduler: DDIMScheduler) -> None:
+    """Refuses a scheduler whose process is not the one that the sampler computes.
+
+    Raises:
+        InputError: it clips or thresholds samples, or does not predict the sample.
+    """
+    config = scheduler.config
+    if config.prediction_type != "sample":
+        raise InputError("scheduler.prediction_type", f"is {config.prediction_type!r}", "Use prediction_type='sample'")
+    for option in ("clip_sample", "thresholding"):
+        if config.get(option, False):
+            raise InputError(f"scheduler.{option}", "is True", f"It would cut off embeddings: use {option}=False")
+
+
+def shallow_timesteps(noise_timestep: int, num_inference_steps: int, num_train_timesteps: int = 1000) -> list[int]:
+    """Descending timesteps from s* = ``noise_timestep`` (counted from 1) with trailing spacing.
+
+    ``shallow_timesteps(100, 5)`` is ``[99, 79, 59, 39, 19]``; the step after the last is the clean sample. Grids that
+    `DDIMScheduler.set_timesteps` cannot express, such as 300 in 7 steps, are rounded to the nearest timestep.
+
+    Raises:
+        InputError: s* outside 1 … num_train_timesteps, or steps outside 1 … s*.
+    """
+    for name, value in (("noise_timestep", noise_timestep), ("num_inference_steps", num_inference_steps)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(name, f"is {value!r}", "Pass a whole number")
+    if not 1 <= noise_timestep <= num_train_timesteps:
+        raise InputError("noise_timestep", f"is {noise_timestep}", f"Use 1 to {num_train_timesteps}")
+    if not 1 <= num_inference_steps <= noise_timestep:
+        raise InputError("num_inference_steps", f"is {num_inference_steps}", f"Use 1 to noise_timestep ({noise_timestep})")
+    stride = noise_timestep / num_inference_steps
+    return [round(noise_timestep - k * stride) - 1 for k in range(num_inference_steps)]
+
+
+def add_noise(clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor | int, scheduler: DDIMScheduler) -> torch.Tensor:
+    """z_s = √ᾱ_s · z_0 + √(1 − ᾱ_s) · ε (paper §3). (B, D), (B, D) or (1, D), int or (B,) → (B, D)."""
+    alpha = scheduler.alphas_cumprod.to(clean.device, torch.float64)[timestep]
+    alpha = alpha[:, None] if alpha.ndim else alpha
+    return alpha.sqrt().to(clean.dtype) * clean + (1 - alpha).sqrt().to(clean.dtype) * noise.to(clean.dtype)
+
+
+def ddim_sample(
+    predict: Callable[[torch.Tensor, int], torch.Tensor],
+    state: torch.Tensor,
+    scheduler: DDIMScheduler,
+    timesteps: Sequence[int],
+) -> torch.Tensor:
+    """Deterministic DDIM over an explicit grid.
+
+    With ẑ_0 = predict(z_t, t):  z_s = √ᾱ_s · ẑ_0 + √(1 − ᾱ_s) · (z_t − √ᾱ_t · ẑ_0) / √(1 − ᾱ_t), and the step
+    after the last timestep returns ẑ_0 itself. Written as z_s = a · ẑ_0 + b · z_t, with a and b computed once in
+    float64. Equal to a loop over `DDIMScheduler.step` on every grid that it can express.
+
+    Args:
+        predict: (z (B, D), timestep) → predicted clean sample (B, D).
+        state: (B, D) at ``timesteps[0]``; not changed.
+        timesteps: descending, from `shallow_timesteps`.
+    """
+    alphas = scheduler.alphas_cumprod.to(torch.float64)[list(timesteps)].tolist()
+    for k, timestep in enumerate(timesteps):
+        clean = predict(state, timestep).to(state.dtype)
+        if k + 1 == len(timesteps):
+            return clean
+        b = ((1 - alphas[k + 1]) / (1 - alphas[k])) ** 0.5
+        a = alphas[k + 1] ** 0.5 - b * alphas[k] ** 0.5
+        state = a * clean + b * state
+    raise InputError("timesteps", "is empty", "Pass at least one timestep")

@@ -1,0 +1,1 @@
+"""Training of the link and of the decoder on Accelerate."""
