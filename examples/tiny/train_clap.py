@@ -22,8 +22,8 @@ from diffusion_link_hf.features import ClapLogMel
 
 logger = logging.getLogger(__name__)
 
-TAGGER_STEPS, TAGGER_BATCH, TAGGER_LR = 2800, 32, 1.5e-3
-CONTRAST_STEPS, CONTRAST_BATCH, CONTRAST_LR = 700, 64, 1.5e-3
+TAGGER_STEPS, TAGGER_BATCH, TAGGER_LR = 4500, 32, 1.5e-3
+CONTRAST_STEPS, CONTRAST_BATCH, CONTRAST_LR = 600, 64, 1.5e-3
 AUDIO_LR_FACTOR = 0.3  # of the contrastive stage, for the audio tower that already hears
 FIRST_SCALE, LAST_SCALE = 15.0, 60.0  # logit scale; a high one lets paraphrases differ without losing their meaning
 EMA_DECAY = 0.99

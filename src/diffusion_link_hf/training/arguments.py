@@ -1,0 +1,210 @@
+"""Typed training arguments, and the recipe files (YAML) that hold them."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ..errors import RecipeError
+
+
+@dataclass
+class TrainingArguments:
+    """What both stages share.
+
+    Attributes:
+        stage: "link" or "decoder".
+        cache: folder of the embedding cache.
+        output: folder of results; checkpoints and logs go below it.
+        seed: of weights, data order and noise.
+        batch_size: rows per process and step.
+        max_steps: optimisation steps; the decoder may give ``epochs`` instead.
+        learning_rate: peak.
+        max_grad_norm: gradient clipping, 0 for none.
+        validation_fraction: share of recordings held out.
+        validate_every, checkpoint_every, log_every: steps.
+        keep_checkpoints: older ones are removed.
+        resume: go on from the newest checkpoint in ``output``, if there is one.
+        mixed_precision: "no", "fp16" or "bf16".
+        report_to: tracker that Accelerate knows, or "none".
+    """
+
+    stage: str = "link"
+    cache: str = ""
+    output: str = ""
+    seed: int = 0
+    batch_size: int = 128
+    max_steps: int = 0
+    learning_rate: float = 1e-4
+    max_grad_norm: float = 0.0
+    validation_fraction: float = 0.05
+    validate_every: int = 500
+    checkpoint_every: int = 1000
+    log_every: int = 50
+    keep_checkpoints: int = 2
+    resume: bool = True
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    report_to: str = "tensorboard"
+
+    def __post_init__(self):
+        for name in ("cache", "output"):
+            _require(bool(getattr(self, name)), name, "", "Name a folder")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "Use at least 1")
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "Use a positive number")
+        _require(0 <= self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "Use 0 to below 1")
+        for name in ("validate_every", "checkpoint_every", "log_every", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "Use at least 1")
+
+
+@dataclass
+class LinkTrainingArguments(TrainingArguments):
+    """Training of Diffusion-Link on cached pairs; the defaults are the paper's.
+
+    Attributes:
+        model: arguments of `DiffusionLinkModel`; ``embedding_dim`` follows the cache.
+        max_train_timestep: s is drawn from 1 … this; the paper trains on all 1000, a link that is only used shallowly
+            does better with 150 to 300.
+        lr_decay, lr_decay_every: the learning rate is multiplied by ``lr_decay`` every so many steps.
+        ema_decay: of the averaged weights, which are what is saved.
+        topology_weight, topology_source, topology_reduction: see `objectives.total_loss`.
+        text_to_text: whether the text→text branch is trained, as the paper does.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    max_steps: int = 20_000
+    max_train_timestep: int = 1000
+    lr_decay: float = 0.97
+    lr_decay_every: int = 200
+    ema_decay: float = 0.995
+    topology_weight: float = 1.0
+    topology_source: Literal["audio", "text", "both"] = "audio"
+    topology_reduction: Literal["sum", "mean"] = "mean"
+    text_to_text: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.max_steps >= 1, "max_steps", self.max_steps, "Use at least 1")
+        _require(1 <= self.max_train_timestep <= 1000, "max_train_timestep", self.max_train_timestep, "Use 1 to 1000")
+        _require(0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "Use a number between 0 and 1")
+        _require(self.lr_decay_every >= 1, "lr_decay_every", self.lr_decay_every, "Use at least 1")
+
+
+@dataclass
+class DecoderTrainingArguments(TrainingArguments):
+    """Training of projector and decoder through a frozen link; the defaults are the paper's.
+
+    Attributes:
+        mode: "text_only" (captions from their own text embeddings: zero-shot captioning) or "supervised" (from audio).
+        link: folder of a trained link, with its scheduler beside it, or null for the paper's baseline.
+        clap: CLAP folder or Hub id; with it the result is a complete pipeline folder.
+        base_model: causal LM, a folder or a Hub id.
+        base_revision: of a Hub id.
+        instruction: hard prompt in front of the prefix, or null.
+        projector: arguments of `PrefixProjector`; its widths follow cache and base model.
+        lora: arguments of `peft.LoraConfig`, or null to train all weights of the base model.
+        epochs: passes over the captions, unless ``max_steps`` is given.
+        warmup_epochs: of linear warm-up, before a cosine decay to zero.
+        warmup_steps: instead of ``warmup_epochs``, with ``max_steps``.
+        weight_decay: of AdamW.
+        gradient_accumulation_steps: micro-batches per step.
+        bridge_noise: noise injected by the link while training: "fixed" as at inference, or "fresh" per batch.
+        include_base: whether the base model's weights are copied into the result.
+        weights_dtype: of the stored weights.
+    """
+
+    stage: str = "decoder"
+    mode: Literal["text_only", "supervised"] = "text_only"
+    link: str | None = None
+    clap: str | None = None
+    base_model: str = ""
+    base_revision: str | None = None
+    instruction: str | None = None
+    projector: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] | None = field(default_factory=dict)
+    batch_size: int = 4
+    learning_rate: float = 5e-6
+    epochs: float = 50
+    warmup_epochs: float = 2
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+    gradient_accumulation_steps: int = 1
+    bridge_noise: Literal["fixed", "fresh"] = "fresh"
+    include_base: bool | None = None
+    weights_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(bool(self.base_model), "base_model", "", "Name a causal LM: a folder or a Hub id")
+        _require(self.max_steps >= 1 or self.epochs > 0, "epochs", self.epochs, "Give epochs or max_steps")
+        _require(self.gradient_accumulation_steps >= 1, "gradient_accumulation_steps", self.gradient_accumulation_steps, "Use at least 1")
+
+
+STAGES = {"link": LinkTrainingArguments, "decoder": DecoderTrainingArguments}
+
+
+def _require(condition: bool, name: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise RecipeError(name, f"is {value!r}", remedy)
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> TrainingArguments:
+    """Arguments from a YAML file and ``key=value`` overrides (values are YAML; ``model.width=64`` reaches inside).
+
+    Raises:
+        RecipeError: unreadable, an unknown field or stage, or a value of a wrong type or out of range.
+    """
+    path = Path(path)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(path, f"cannot be read ({error})", "Pass a YAML file of training arguments") from error
+    if not isinstance(recipe, dict):
+        raise RecipeError(path, f"holds a {type(recipe).__name__}", "A recipe maps fields to values")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RecipeError(override, "is no override", "Write key=value")
+        target = recipe
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = yaml.safe_load(value)
+    stage = recipe.get("stage")
+    if stage not in STAGES:
+        raise RecipeError(f"{path}: stage", f"is {stage!r}", f"Use one of {', '.join(STAGES)}")
+    arguments_class = STAGES[stage]
+    hints = get_type_hints(arguments_class)
+    unknown = sorted(set(recipe) - set(hints))
+    if unknown:
+        raise RecipeError(f"{path}: {unknown[0]}", f"is no field of the {stage} stage", f"Fields are {', '.join(sorted(hints))}")
+    return arguments_class(**{key: _typed(f"{path}: {key}", value, hints[key]) for key, value in recipe.items()})
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the field's type; YAML reads 1e-4 as a string, so numbers may come as text."""
+    options = get_args(hint)
+    if get_origin(hint) is Literal:
+        if value is False and "no" in options:  # YAML's other trap
+            value = "no"
+        if value not in options:
+            raise RecipeError(name, f"is {value!r}", f"Use one of {', '.join(map(str, options))}")
+        return value
+    accepted = options if type(None) in options else (hint,)
+    if value is None and type(None) in accepted:
+        return None
+    kind = next(option for option in accepted if option is not type(None))
+    kind = get_origin(kind) or kind
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if kind is not float and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise RecipeError(name, f"is {value!r}", f"A {kind.__name__} is expected")
+
+
+def as_dict(arguments: TrainingArguments) -> dict[str, Any]:
+    return dataclasses.asdict(arguments)
