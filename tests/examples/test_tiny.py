@@ -34,7 +34,9 @@ def bank() -> scenes.MelBank:
     """Two examples each of four synthesised classes, at one speed."""
     rng = np.random.default_rng(0)
     labels = ("bell", "siren", "wind", "knocking")
-    return scenes.MelBank(scenes.Recordings({label: [synthesise(label, rng, 2.0) for _ in range(2)] for label in labels}), speeds=(1.0,))
+    return scenes.MelBank(
+        scenes.Recordings({label: [synthesise(label, rng, 2.0) for _ in range(2)] for label in labels}), speeds=(1.0,)
+    )
 
 
 @pytest.mark.parametrize("label", sorted(SYNTHESISERS))
@@ -127,7 +129,9 @@ def test_the_order_of_a_sequence_is_part_of_its_meaning():
 
 def test_judged_scenes_hold_two_different_events_and_never_depend_on_what_ran_before():
     rng = np.random.default_rng(2)
-    recordings = scenes.Recordings({label: [synthesise(label, rng) for _ in range(2)] for label in ("bell", "frog", "typing")})
+    recordings = scenes.Recordings(
+        {label: [synthesise(label, rng) for _ in range(2)] for label in ("bell", "frog", "typing")}
+    )
     for relation in ("overlap", "sequence"):
         first, again = (scenes.judged_scenes(recordings, relation, 6, seed=1) for _ in range(2))
         assert len(first) == 6
