@@ -229,8 +229,6 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     train_tagger(model, head, mixer, rng, args.tagger_steps)
     report["tagger_seconds"] = round(time.perf_counter() - started)
-    args.output.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": model.state_dict(), "head": head.state_dict()}, args.output / "tagger.pt")
     if judged:
         report["tagger"] = tagging_accuracy(model, head, judged)
         logger.info("tagger, judged: %s", report["tagger"])

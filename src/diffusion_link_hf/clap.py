@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .errors import InputError, ModelFolderError
 from .features import ClapLogMel
-from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles
+from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles, save_tokenizer
 
 REFERENCE_FILE = "reference.json"
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
@@ -151,7 +151,7 @@ class ClapEncoder(nn.Module):
             truncation="fusion" if front.mel_scale == "htk" else "rand_trunc",
         ).save_pretrained(folder)  # fmt: skip
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
         drop_local_names(folder / "config.json")
 
     @classmethod

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .errors import InputError, ModelFolderError
-from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles
+from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles, save_tokenizer
 
 CONFIG_FILE = "decoder_config.json"
 ADAPTER_FILE = "adapter_config.json"
@@ -210,7 +210,7 @@ class CaptionDecoder(nn.Module):
             adapter["revision"] = self.source.get("revision") if self.source else None
             (folder / ADAPTER_FILE).write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
         config = {"instruction": self.instruction, "base": {"path": BASE_FOLDER} if include_base else self.source}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -154,11 +154,18 @@ def check_finite(module: torch.nn.Module, folder: LoadPath) -> None:
 
 
 def drop_local_names(path: Path) -> None:
-    """Removes ``_name_or_path``, a path of the machine that saved, from a JSON file."""
+    """Removes from a JSON file what libraries note of the machine that saved: its paths and how it loaded."""
     config = read_json(path)
-    if "_name_or_path" in config:
-        del config["_name_or_path"]
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    noted = {"_name_or_path", "name_or_path", "is_local", "local_files_only"} & set(config)
+    if noted:
+        config = {key: value for key, value in config.items() if key not in noted}
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_tokenizer(tokenizer, folder: Path) -> None:
+    """`save_pretrained` without traces of this machine."""
+    tokenizer.save_pretrained(folder)
+    drop_local_names(folder / "tokenizer_config.json")
 
 
 class StrictModel(ModelMixin, ConfigMixin):

@@ -1,0 +1,213 @@
+"""The caption decoder: loss, generation, and adapters that are never lost."""
+
+import json
+
+import pytest
+import torch
+from factories import HIDDEN_SIZE, make_decoder, make_language_model, make_tokenizer
+from safetensors.torch import load_file, save_file
+
+from diffusion_link_hf import CaptionDecoder
+from diffusion_link_hf.errors import InputError, ModelFolderError
+
+CAPTIONS = ["A dog barks", "Rain", "Wind howls while a bell rings"]
+
+
+def prefixes(rows=3, m=4, seed=0) -> torch.Tensor:
+    return torch.randn(rows, m, HIDDEN_SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("instruction", [None, "Describe: "])
+def test_loss_is_the_cross_entropy_of_the_caption_alone(lora, instruction):
+    """Row by row, without padding, from the logits of the plain model over [BOS, instruction, prefix, caption]."""
+    decoder = make_decoder(lora, instruction)
+    prefix = prefixes()
+    ids, mask = decoder.tokenize(CAPTIONS)
+    output = decoder(prefix, ids, mask)
+    embed, tokenizer = decoder.base_model.get_input_embeddings(), decoder.tokenizer
+    losses = []
+    for row, caption in zip(prefix, CAPTIONS, strict=True):
+        prompt = tokenizer("<s>" + (instruction or ""), add_special_tokens=False)["input_ids"]
+        target = [*tokenizer(caption, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        hidden = torch.cat([embed(torch.tensor(prompt)), row, embed(torch.tensor(target))])[None]
+        logits = decoder.model(inputs_embeds=hidden).logits[0, len(prompt) + len(row) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="none"))
+    torch.testing.assert_close(output.loss, torch.cat(losses).mean(), atol=1e-5, rtol=0)
+    assert output.logits.shape == (*ids.shape, len(tokenizer))
+
+
+def test_targets_end_with_eos_and_are_padded_right():
+    decoder = make_decoder()
+    ids, mask = decoder.tokenize(CAPTIONS)
+    assert mask.sum(1).tolist() == [len(c) + 1 for c in CAPTIONS]
+    assert [ids[i, len(c)].item() for i, c in enumerate(CAPTIONS)] == [decoder.tokenizer.eos_token_id] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_captions_do_not_depend_on_the_batch(options):
+    decoder, prefix = make_decoder(instruction="Hear: "), prefixes(32)
+    together = decoder.generate(prefix, max_new_tokens=12, **options)
+    for size in (1, 2, 7):
+        assert sum((decoder.generate(p, max_new_tokens=12, **options) for p in prefix.split(size)), []) == together
+    order = torch.randperm(32)
+    assert decoder.generate(prefix[order], max_new_tokens=12, **options) == [together[i] for i in order]
+
+
+def test_greedy_equals_the_argmax_loop():
+    decoder, prefix = make_decoder(), prefixes(1)
+    hidden = decoder._prompt(prefix)
+    written = []
+    with torch.no_grad():
+        for _ in range(10):
+            token = decoder.model(inputs_embeds=hidden).logits[0, -1].argmax()
+            if token == decoder.tokenizer.eos_token_id:
+                break
+            written.append(token)
+            hidden = torch.cat([hidden, decoder.base_model.get_input_embeddings()(token)[None, None]], dim=1)
+    assert decoder.generate(prefix, max_new_tokens=10) == [[decoder.tokenizer.decode(written, skip_special_tokens=True).strip()]]
+
+
+def test_several_captions():
+    decoder = make_decoder()
+    beams = decoder.generate(prefixes(2), num_return_sequences=3, num_beams=4, max_new_tokens=6)
+    assert [len(row) for row in beams] == [3, 3]
+    sampled = decoder.generate(prefixes(2), num_return_sequences=5, do_sample=True, max_new_tokens=6)
+    assert [len(row) for row in sampled] == [5, 5]
+
+
+def test_sampling_repeats_with_its_generator_and_leaves_the_global_state():
+    decoder, prefix = make_decoder(), prefixes(4)
+    before = torch.get_rng_state()
+
+    def sample(seed):
+        return decoder.generate(prefix, do_sample=True, max_new_tokens=10, generator=torch.Generator().manual_seed(seed))
+
+    assert sample(1) == sample(1) != sample(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_options_reach_generate():
+    decoder = make_decoder()
+    short = decoder.generate(prefixes(1), max_new_tokens=3)[0][0]
+    long = decoder.generate(prefixes(1), max_new_tokens=12, min_new_tokens=12)[0][0]
+    assert len(long) > len(short)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperatur": 1.0}, {"num_return_sequences": 2}, {"num_return_sequences": 0}, {"inputs_embeds": None}]
+)
+def test_impossible_options_are_refused(options):
+    with pytest.raises(InputError):
+        make_decoder().generate(prefixes(1), **options)
+
+
+def test_wrong_prefix_is_refused():
+    with pytest.raises(InputError, match="prefix"):
+        make_decoder().generate(torch.randn(2, 3, HIDDEN_SIZE + 1))
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_round_trip(tmp_path, lora):
+    decoder, prefix = make_decoder(lora, "Say: "), prefixes()
+    decoder.save_pretrained(tmp_path)
+    again = CaptionDecoder.from_pretrained(tmp_path)
+    assert again.has_adapter == lora
+    assert again.instruction == "Say: "
+    ids, mask = decoder.tokenize(CAPTIONS)
+    with torch.no_grad():
+        assert torch.equal(again(prefix, ids, mask).logits, decoder(prefix, ids, mask).logits)
+    again.save_pretrained(tmp_path / "again")
+    for file in ("adapter_model.safetensors",) if lora else ("base/model.safetensors",):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / file).read_bytes()
+    for file in tmp_path.rglob("*.json"):
+        assert str(tmp_path) not in file.read_text()
+
+
+def test_the_adapter_matters(tmp_path):
+    """A lost adapter would go unnoticed by a round trip of zeros; with it and without it, the logits differ."""
+    decoder, prefix = make_decoder(lora=True), prefixes()
+    ids, mask = decoder.tokenize(CAPTIONS)
+    with torch.no_grad():
+        tuned = decoder(prefix, ids, mask).logits
+        with decoder.model.disable_adapter():
+            plain = decoder(prefix, ids, mask).logits
+    assert (tuned - plain).abs().max() > 1e-2
+
+
+def test_base_is_saved_without_the_adapter(tmp_path):
+    decoder = make_decoder(lora=True)
+    decoder.save_pretrained(tmp_path)
+    plain = make_language_model()
+    assert set(load_file(tmp_path / "base" / "model.safetensors")) <= set(plain.state_dict())
+
+
+def test_continued_training_changes_the_adapter_only(tmp_path):
+    make_decoder(lora=True).save_pretrained(tmp_path)
+    decoder = CaptionDecoder.from_pretrained(tmp_path, trainable=True)
+    names = [name for name, p in decoder.named_parameters() if p.requires_grad]
+    assert names
+    assert all("lora_" in name for name in names)
+
+
+def damage(folder, how):
+    adapter = folder / "adapter_model.safetensors"
+    weights = load_file(adapter)
+    name = sorted(weights)[0]
+    if how == "missing key":
+        del weights[name]
+    elif how == "extra key":
+        weights["base_model.model.surplus.lora_A.weight"] = torch.zeros(2, 2)
+    elif how == "wrong shape":
+        weights[name] = torch.zeros(3, 3)
+    elif how == "nan":
+        weights[name][0, 0] = float("nan")
+    elif how == "unprefixed":
+        weights = {k.removeprefix("base_model.model."): v for k, v in weights.items()}
+    save_file(weights, adapter, metadata={"format": "pt"})
+    if how == "torn":
+        adapter.write_bytes(adapter.read_bytes()[:-10])
+    elif how == "no adapter":
+        adapter.unlink()
+    elif how == "no adapter config":
+        (folder / "adapter_config.json").unlink()
+    elif how == "pickle":
+        torch.save({}, folder / "adapter_model.bin")
+    elif how == "no base":
+        (folder / "base" / "model.safetensors").unlink()
+    elif how == "no base entry":
+        (folder / "decoder_config.json").write_text("{}")
+    elif how == "no tokenizer":
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["missing key", "extra key", "wrong shape", "nan", "unprefixed", "torn", "no adapter", "no adapter config", "pickle", "no base",
+     "no base entry", "no tokenizer"],
+)  # fmt: skip
+def test_damaged_folders_are_refused(tmp_path, how):
+    make_decoder(lora=True).save_pretrained(tmp_path)
+    damage(tmp_path, how)
+    with pytest.raises(ModelFolderError) as caught:
+        CaptionDecoder.from_pretrained(tmp_path)
+    assert caught.value.remedy
+
+
+def test_a_referenced_base_is_not_copied(tmp_path):
+    decoder = make_decoder(lora=True)
+    decoder.source = {"id": "someone/base", "revision": "abc"}
+    decoder.save_pretrained(tmp_path)
+    assert not (tmp_path / "base" / "model.safetensors").exists()
+    assert json.loads((tmp_path / "decoder_config.json").read_text())["base"] == decoder.source
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/base"
+    assert CaptionDecoder.from_config(tmp_path).hidden_size == HIDDEN_SIZE
+
+
+def test_nothing_is_lost_silently(tmp_path):
+    plain = CaptionDecoder(make_language_model(), make_tokenizer(), source={"id": "a/b"})
+    with pytest.raises(InputError, match="lost"):
+        plain.save_pretrained(tmp_path, include_base=False)
+    with pytest.raises(InputError, match="repository"):
+        make_decoder().save_pretrained(tmp_path, include_base=False)
