@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folds", nargs="+", required=True, help="folds to train on")
     parser.add_argument("--judge-folds", nargs="*", default=[], help="folds to judge on; none of those trained on")
     parser.add_argument(
-        "--output", type=Path, required=True, help="folder of all results; the pipeline is in pipeline/"
+        "--output", type=Path, required=True, help="folder of all results; the pipeline goes to pipeline/"
     )
     args = parser.parse_args(argv)
     seen = sorted(set(args.folds) & set(args.judge_folds))

@@ -33,8 +33,16 @@ _SEQUENCE = (
     "{f0}, then {f1}", "{p0} followed by {p1}", "{f0} before {f1}", "first {p0}, then {p1}", "{f1} after {p0}",
     "{p0}, and afterwards {p1}", "after {p0}, {f1}", "{f0} and then {f1}",
 )  # fmt: skip
-_THREE_OVERLAP = ("{f0} while {f1} and {f2}", "{p0}, {p1} and {p2} at the same time", "{p0} with {p1} and {p2} in the background")
-_THREE_SEQUENCE = ("{f0}, then {f1}, and finally {f2}", "{p0} followed by {p1} and {p2}", "first {p0}, then {p1}, then {p2}")
+_THREE_OVERLAP = (
+    "{f0} while {f1} and {f2}",
+    "{p0}, {p1} and {p2} at the same time",
+    "{p0} with {p1} and {p2} in the background",
+)
+_THREE_SEQUENCE = (
+    "{f0}, then {f1}, and finally {f2}",
+    "{p0} followed by {p1} and {p2}",
+    "first {p0}, then {p1}, then {p2}",
+)
 
 
 def _choose(rng: np.random.Generator, options: Sequence):
@@ -65,7 +73,9 @@ def describe(events: Sequence[SceneEvent], relation: Relation, rng: np.random.Ge
         rng: chooses among the paraphrases.
     """
     if not 1 <= len(events) <= 3 or (relation == "single") != (len(events) == 1):
-        raise ValueError(f"{len(events)} events with relation {relation!r}: one event is 'single', two or three are not")
+        raise ValueError(
+            f"{len(events)} events with relation {relation!r}: one event is 'single', two or three are not"
+        )
     events = list(events)
     if relation == "overlap":
         rng.shuffle(events)
@@ -83,10 +93,15 @@ def describe(events: Sequence[SceneEvent], relation: Relation, rng: np.random.Ge
 
 
 def random_caption(rng: np.random.Generator) -> str:
-    """A caption of one to three random events, without a sound: text for the tokenizer and the language model."""
-    n = int(rng.choice([1, 2, 3], p=[0.4, 0.45, 0.15]))
+    """A caption of one to three random events, with manners as often as scenes have them: text without a sound."""
+    n = int(rng.choice([1, 2, 3], p=[0.5, 0.4, 0.1]))
     events = [
-        SceneEvent(str(label), _choose(rng, ("normal", "normal", "loud", "faint")), bool(rng.random() < 0.3), int(rng.choice([1, 1, 2, 3])))
+        SceneEvent(
+            str(label),
+            str(rng.choice(["normal", "loud", "faint"], p=[0.84, 0.08, 0.08])),
+            bool(rng.random() < 0.1),
+            int(rng.choice([1, 2, 3], p=[0.84, 0.08, 0.08])),
+        )
         for label in rng.choice(LABELS, n, replace=False)
     ]
-    return describe(events, "single" if n == 1 else _choose(rng, ("overlap", "sequence")), rng)
+    return describe(events, "single" if n == 1 else str(rng.choice(["overlap", "sequence"])), rng)

@@ -17,8 +17,10 @@ def standard_error(share: float, n: int) -> float:
     return (share * (1 - share) / n) ** 0.5
 
 
-def judge(pipeline: AudioCaptionPipeline, data: Path, folds: set[int], scenes: int = 300, seed: int = 7, show: int = 0) -> dict[str, dict]:
-    """Per relation: ``exact`` (the caption names the events of the scene and no other), its ``standard_error`` and ``n``."""
+def judge(
+    pipeline: AudioCaptionPipeline, data: Path, folds: set[int], scenes: int = 300, seed: int = 7, show: int = 0
+) -> dict[str, dict]:
+    """Per relation: ``exact`` (the caption names the scene's events and no other), ``standard_error`` and ``n``."""
     recordings = load_recordings(data, folds)
     result = {}
     for relation in ("single", "overlap", "sequence"):

@@ -1,4 +1,4 @@
-"""Ten-second scenes mixed from labelled recordings and synthesised sounds, as mel power (training) or samples (judging)."""
+"""Ten-second scenes mixed from recordings and synthesised sounds, as mel power (training) or samples (judging)."""
 
 import csv
 from dataclasses import dataclass, field
@@ -37,7 +37,9 @@ def load_recordings(folder: Path, folds: set[int]) -> Recordings:
     with open(folder / "index.csv", newline="") as file:
         for row in csv.DictReader(file):
             if row["label"] not in EVENTS:
-                raise ValueError(f"{folder / 'index.csv'}: unknown label {row['label']!r}; known are {', '.join(EVENTS)}")
+                raise ValueError(
+                    f"{folder / 'index.csv'}: unknown label {row['label']!r}; known are {', '.join(EVENTS)}"
+                )
             if int(row["fold"]) in folds:
                 by_label.setdefault(row["label"], []).append(load_audio(folder / row["file_name"]))
                 names.setdefault(row["label"], []).append(row["file_name"])
@@ -107,7 +109,8 @@ def _equaliser(rng: np.random.Generator, decibel: float = 2.0) -> np.ndarray:
 
 
 _DISTANCE = 10 ** (-np.linspace(2, 18, 64) / 10)  # far sounds lose their treble
-_GAIN = {"loud": (4, 8), "normal": (-4, 4), "faint": (-11, -6), "distant": (-10, -4)}  # dB between events of equal energy
+# dB between events of equal energy
+_GAIN = {"loud": (4, 8), "normal": (-4, 4), "faint": (-11, -6), "distant": (-10, -4)}
 
 
 def _place(mel: np.ndarray, start: int, stop: int, bouts: int, rng: np.random.Generator) -> np.ndarray:
@@ -201,7 +204,9 @@ class SceneMixer:
         return (10 * power.clamp_min(1e-10).log10())[:, None], [scene for _, scene in drawn]
 
 
-def judged_scenes(recordings: Recordings, relation: Relation, n: int, seed: int) -> list[tuple[np.ndarray, frozenset[str]]]:
+def judged_scenes(
+    recordings: Recordings, relation: Relation, n: int, seed: int
+) -> list[tuple[np.ndarray, frozenset[str]]]:
     """Test scenes made of samples: (480000,) float32 windows and the set of events in each.
 
     "single" is every recording just as a user would submit it, repeat-padded (``n`` is ignored). "overlap" adds two

@@ -96,7 +96,10 @@ def bell(rng, seconds):
 
     def strike():
         t = _time(min(4.0, seconds))
-        parts = (a * np.sin(2 * np.pi * f * r * t) * np.exp(-t * r**0.7 / decay) for a, r in zip(amplitudes, ratios, strict=True))
+        parts = (
+            a * np.sin(2 * np.pi * f * r * t) * np.exp(-t * r**0.7 / decay)
+            for a, r in zip(amplitudes, ratios, strict=True)
+        )
         return sum(parts) * rng.uniform(0.8, 1)
 
     return _repeat(rng, seconds, rng.uniform(0.9, 2.5), 0.03, strike)
@@ -166,7 +169,9 @@ def knocking(rng, seconds):
         out = _silence(n * gap + 0.3)
         for k in range(n):
             t = _time(0.12)
-            ring = sum(np.sin(2 * np.pi * wood * r * t) * np.exp(-t / d) for r, d in ((1, 0.03), (1.7, 0.018), (2.9, 0.01)))
+            ring = sum(
+                np.sin(2 * np.pi * wood * r * t) * np.exp(-t / d) for r, d in ((1, 0.03), (1.7, 0.018), (2.9, 0.01))
+            )
             click = _noise(rng, 0.12, 300, 2500) * np.exp(-t / 0.005)
             _place(out, (ring + 0.5 * click) * rng.uniform(0.7, 1), k * gap * (1 + 0.05 * rng.standard_normal()))
         return out
@@ -188,7 +193,10 @@ def telephone(rng, seconds):
         length = rng.uniform(0.9, 1.1)
         t = _time(length)
         hammer = 0.55 + 0.45 * np.sign(np.sin(2 * np.pi * rate * t))
-        return _fade((np.sin(2 * np.pi * f1 * t) + 0.8 * np.sin(2 * np.pi * f2 * t) + 0.4 * np.sin(2 * np.pi * 2.4 * f1 * t)) * hammer)
+        return _fade(
+            (np.sin(2 * np.pi * f1 * t) + 0.8 * np.sin(2 * np.pi * f2 * t) + 0.4 * np.sin(2 * np.pi * 2.4 * f1 * t))
+            * hammer
+        )
 
     return _repeat(rng, seconds, rng.uniform(1.5, 2.2), 0, ring)
 
@@ -220,7 +228,9 @@ def water_drip(rng, seconds):
     def drop():
         length = rng.uniform(0.05, 0.12)
         t = _time(length)
-        return _tone(f * rng.uniform(0.9, 1.2) * (1 + 1.2 * t / length), length, np.array([1, 0.1])) * np.exp(-t / 0.025)
+        return _tone(f * rng.uniform(0.9, 1.2) * (1 + 1.2 * t / length), length, np.array([1, 0.1])) * np.exp(
+            -t / 0.025
+        )
 
     return _room(rng, _repeat(rng, seconds, rng.uniform(0.5, 1.3), 0.35, drop), 0.35)
 
@@ -247,8 +257,8 @@ def wind(rng, seconds):
 
 SYNTHESISERS: dict[str, Callable[[np.random.Generator, float], np.ndarray]] = {
     make.__name__: make
-    for make in (alarm_beep, applause, bell, bird_chirp, cricket, engine, footsteps, frog, knocking, siren, telephone, thunder,
-                 typing, water_drip, whistle, wind)
+    for make in (alarm_beep, applause, bell, bird_chirp, cricket, engine, footsteps, frog, knocking, siren, telephone,
+                 thunder, typing, water_drip, whistle, wind)
 }  # fmt: skip
 
 

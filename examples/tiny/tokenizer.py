@@ -1,4 +1,4 @@
-"""The tokenizer that the tiny text tower and the tiny language model share: byte-pair pieces of the project's captions."""
+"""The tokenizer that the tiny text tower and language model share: byte-pair pieces of the project's captions."""
 
 import numpy as np
 from captions import SceneEvent, describe
@@ -18,7 +18,12 @@ def build_tokenizer(captions: int = 20_000, seed: int = 0) -> PreTrainedTokenize
         for _ in range(captions):
             n = int(rng.integers(1, 4))
             events = [
-                SceneEvent(str(label), str(rng.choice(["normal", "loud", "faint"])), bool(rng.integers(2)), int(rng.integers(1, 4)))
+                SceneEvent(
+                    str(label),
+                    str(rng.choice(["normal", "loud", "faint"])),
+                    bool(rng.integers(2)),
+                    int(rng.integers(1, 4)),
+                )
                 for label in rng.choice(LABELS, n, replace=False)
             ]
             yield describe(events, "single" if n == 1 else str(rng.choice(["overlap", "sequence"])), rng)
@@ -30,7 +35,10 @@ def build_tokenizer(captions: int = 20_000, seed: int = 0) -> PreTrainedTokenize
     tokenizer.train_from_iterator(
         corpus(),
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=VOCABULARY,
+            special_tokens=SPECIALS,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -120,7 +120,7 @@ def _optimiser(groups: list[dict], steps: int) -> tuple[torch.optim.Optimizer, t
 
 
 def train_tagger(model: ClapModel, head: nn.Module, mixer: SceneMixer, rng: np.random.Generator, steps: int) -> None:
-    """Stage 1: the audio tower learns which events a scene holds. Leaves the moving average in ``model`` and ``head``."""
+    """Stage 1: the audio tower learns which events a scene holds; leaves the averages in ``model`` and ``head``."""
     tower = nn.ModuleDict({"audio": model.audio_model, "head": head})
     trained = [p for p in tower.parameters() if p.requires_grad]
     optimiser, schedule = _optimiser([{"params": trained, "lr": TAGGER_LR}], steps)
@@ -140,7 +140,9 @@ def train_tagger(model: ClapModel, head: nn.Module, mixer: SceneMixer, rng: np.r
     tower.load_state_dict(average.average.state_dict())
 
 
-def train_contrast(model: ClapModel, head: nn.Module, mixer: SceneMixer, tokenizer, rng: np.random.Generator, steps: int) -> None:
+def train_contrast(
+    model: ClapModel, head: nn.Module, mixer: SceneMixer, tokenizer, rng: np.random.Generator, steps: int
+) -> None:
     """Stage 2: captions meet their scenes; the tagging loss stays, so that the tower does not forget to hear."""
     text_head = nn.Linear(512, len(LABELS))
     audio = [p for p in model.audio_model.parameters() if p.requires_grad]
@@ -180,7 +182,9 @@ def train_contrast(model: ClapModel, head: nn.Module, mixer: SceneMixer, tokeniz
 
 
 @torch.no_grad()
-def tagging_accuracy(model: ClapModel, head: nn.Module, recordings: Recordings, n: int = 200, seed: int = 7) -> dict[str, float]:
+def tagging_accuracy(
+    model: ClapModel, head: nn.Module, recordings: Recordings, n: int = 200, seed: int = 7
+) -> dict[str, float]:
     """Share of test scenes whose k most probable tags are exactly the k events in them."""
     model.eval()
     front_end, result = ClapLogMel(), {}

@@ -5,26 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captions import SceneEvent, describe
-from events import LABELS
+from captions import random_caption
 from tokenizer import build_tokenizer
 from torch import nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 STEPS, BATCH, LEARNING_RATE = 1500, 64, 2e-3
-
-
-def random_caption(rng: np.random.Generator) -> str:
-    n = int(rng.choice([1, 2, 3], p=[0.5, 0.4, 0.1]))
-    events = [
-        SceneEvent(
-            str(label), str(rng.choice(["normal", "loud", "faint"], p=[0.84, 0.08, 0.08])), bool(rng.random() < 0.1),
-            int(rng.choice([1, 2, 3], p=[0.84, 0.08, 0.08])),
-        )
-        for label in rng.choice(LABELS, n, replace=False)
-    ]  # fmt: skip
-    return describe(events, "single" if n == 1 else str(rng.choice(["overlap", "sequence"])), rng)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import __version__
@@ -59,10 +60,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Results and errors are printed; the libraries' warnings and progress bars would stand between them."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def caption(args: argparse.Namespace) -> int:
-    # Only what exists is worth loading a model for, so look at the paths first.
     found = list(_expand(args.paths))
-    pipeline = _load_pipeline(args) if any(error is None for _, error in found) else None
+    # Only what exists is worth loading a model for.
+    if any(error is None for _, error in found):
+        with _quiet_libraries():
+            return _caption(found, _load_pipeline(args), args)
+    return _caption(found, None, args)
+
+
+def _caption(found: list[tuple[Path, AudioError | None]], pipeline, args: argparse.Namespace) -> int:
     failed = 0
     for first in range(0, len(found), FILES_AT_ONCE):
         part = found[first : first + FILES_AT_ONCE]
@@ -89,14 +117,11 @@ def _expand(paths: Sequence[str]) -> Iterator[tuple[Path, AudioError | None]]:
 
 
 def _load_pipeline(args: argparse.Namespace):
-    import logging
-
     import torch
 
     from .errors import InputError
     from .pipelines.audio_caption import AudioCaptionPipeline
 
-    logging.disable(logging.WARNING)  # results and errors are printed; the libraries' warnings would stand between them
     pipeline = AudioCaptionPipeline.from_pretrained(args.model, revision=args.revision, dtype=getattr(torch, args.dtype))
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     try:

@@ -1,0 +1,125 @@
+"""The command line, in process and as a program."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile as sf
+from factories import make_pipeline
+
+from diffusion_link_hf.cli import main
+
+RATE = 48_000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    folder = tmp_path / "sounds"
+    (folder / "deep").mkdir(parents=True)
+    for k, name in enumerate(("a.wav", "deep/b.flac", "c.ogg")):
+        sf.write(folder / name, np.random.default_rng(k).uniform(-0.2, 0.2, RATE), RATE)
+    return folder
+
+
+def rows(capsys):
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_text_lines(model, sounds, capsys):
+    assert main(["caption", "--model", model, str(sounds)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(sounds / name) for name in ("a.wav", "c.ogg", "deep/b.flac")]
+
+
+def test_json_lines_equal_the_pipeline(model, sounds, capsys):
+    from diffusion_link_hf import AudioCaptionPipeline
+
+    files = sorted(sounds.rglob("*.*"))
+    assert main(["caption", "--model", model, "--json", *map(str, files)]) == 0
+    expected = AudioCaptionPipeline.from_pretrained(model)(files)
+    for row, file, segments in zip(rows(capsys), files, expected.segments, strict=True):
+        assert row == {"file": str(file), "captions": [{"start": s.start, "end": s.end, "text": s.text} for s in segments]}
+
+
+def test_bad_files_are_reported_and_the_rest_captioned(model, sounds, tmp_path, capsys):
+    (sounds / "bad.wav").write_bytes(b"not audio")
+    (tmp_path / "empty").mkdir()
+    status = main(["caption", "--model", model, "--json", str(sounds), str(tmp_path / "nowhere.wav"), str(tmp_path / "empty")])
+    assert status == 1
+    found = {row["file"].split("/")[-1]: row for row in rows(capsys)}
+    assert sorted(name for name, row in found.items() if "error" in row) == ["bad.wav", "empty", "nowhere.wav"]
+    assert "captions" in found["a.wav"]
+    assert "no audio file" in found["empty"]["error"]
+
+
+def test_errors_go_to_standard_error_in_text_mode(model, sounds, capsys):
+    assert main(["caption", "--model", model, str(sounds / "a.wav"), "nowhere.wav"]) == 1
+    captured = capsys.readouterr()
+    assert "nowhere.wav: does not exist" in captured.err
+    assert "nowhere" not in captured.out
+
+
+def test_long_recordings_have_a_line_per_window(model, tmp_path, capsys):
+    path = tmp_path / "long.wav"
+    sf.write(path, np.random.default_rng(0).uniform(-0.2, 0.2, 12 * RATE), RATE)
+    assert main(["caption", "--model", model, str(path)]) == 0
+    assert "[10–12 s]" in capsys.readouterr().out.splitlines()[1]
+    assert main(["caption", "--model", model, "--json", "--long-audio", "average", str(path)]) == 0
+    assert [(c["start"], c["end"]) for c in rows(capsys)[0]["captions"]] == [(0, 12)]
+
+
+def test_a_model_that_is_not_there(sounds, capsys):
+    assert main(["caption", "--model", "./nowhere", str(sounds)]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(model, sounds, capsys):
+    assert main(["caption", "--model", model, "--device", "quantum", str(sounds)]) == 2
+    assert "--device" in capsys.readouterr().err
+
+
+def test_nothing_to_do_loads_no_model(tmp_path, capsys):
+    assert main(["caption", "--model", "./nowhere", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["caption"], ["caption", "--batch-size", "0", "a.wav"], ["capton", "a.wav"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_program_pipes_cleanly(model, sounds):
+    program = [sys.executable, "-m", "diffusion_link_hf.cli", "caption", "--model", model, "--json", str(sounds)]
+    run = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert len([json.loads(line) for line in run.stdout.splitlines()]) == 3
+    assert run.stderr == ""
+
+
+def test_help_and_import_load_nothing_heavy():
+    program = (
+        "import sys, diffusion_link_hf, diffusion_link_hf.cli\n"
+        "try: diffusion_link_hf.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'diffusers', 'peft', 'datasets', 'soundfile'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_every_public_name_can_be_imported():
+    import diffusion_link_hf
+
+    for name in diffusion_link_hf.__all__:
+        assert getattr(diffusion_link_hf, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = diffusion_link_hf.Nothing
