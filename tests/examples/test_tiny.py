@@ -162,3 +162,41 @@ def test_sample_sounds_are_written_and_reproducible(tmp_path):
     written = sorted(tmp_path.glob("*.ogg"))
     assert len(written) == len(sample_sounds.SCENES) >= 6
     assert sum(path.stat().st_size for path in written) < 1_000_000
+
+
+@pytest.mark.slow
+def test_the_build_command_makes_a_pipeline_that_captions(tmp_path, monkeypatch):
+    """Every stage for a few steps on a few sounds: the stages fit together; the quality is not judged here."""
+    import build
+    import embed_scenes
+    import evaluate
+    import soundfile
+    import train_clap
+    import train_language_model
+
+    lines = ["file_name,label,fold"]
+    for label in ("bell", "frog", "wind"):
+        for fold in (1, 4):
+            soundfile.write(tmp_path / f"{label}{fold}.wav", synthesise(label, np.random.default_rng(fold)), RATE)
+            lines.append(f"{label}{fold}.wav,{label},{fold}")
+    (tmp_path / "index.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(scenes.MelBank.__init__, "__defaults__", ((1.0,), None))
+    monkeypatch.setattr(scenes.synthesised, "__defaults__", (1,))
+    monkeypatch.setattr(train_clap.tagging_accuracy, "__defaults__", (4, 7))
+    shortened = {
+        train_clap: ["--tagger-steps", "2", "--contrast-steps", "2"],
+        embed_scenes: ["--scenes", "64"],
+        train_language_model: ["--steps", "2"],
+        evaluate: ["--scenes", "2"],
+    }
+    for module, extra in shortened.items():
+        monkeypatch.setattr(module, "main", lambda argv, run=module.main, extra=extra: run([*argv, *extra]))
+    recipe = build.load_recipe
+    monkeypatch.setattr(build, "load_recipe", lambda path, overrides: recipe(path, [*overrides, "max_steps=2"]))
+    argv = ["--data", str(tmp_path), "--folds", "1", "--judge-folds", "4", "--output", str(tmp_path / "out")]
+    build.main(argv)
+    judged = (tmp_path / "out" / "judged.json").read_text()
+    assert '"single"' in judged
+    build.main(argv)  # nothing is done twice
+    with pytest.raises(SystemExit):
+        build.main([*argv[:2], "--folds", "1", "--judge-folds", "1", *argv[-2:]])

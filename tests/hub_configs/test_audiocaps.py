@@ -1,0 +1,62 @@
+"""The paper's configurations: what they build, at full size on the meta device and for real at a reduced one."""
+
+import numpy as np
+import pytest
+import torch
+from factories import make_tokenizer
+
+from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder
+from diffusion_link_hf.decoder import CaptionDecoder
+from diffusion_link_hf.training.arguments import load_recipe
+
+CONFIGS = {"zeroshot": (1, 1, "text_only"), "supervised": (10, 2, "supervised")}
+
+
+@pytest.fixture(params=CONFIGS)
+def case(request, pytestconfig):
+    return pytestconfig.rootpath / "hub_configs" / f"audiocaps-{request.param}", *CONFIGS[request.param]
+
+
+def count(module, trainable=False):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
+def test_full_size_on_the_meta_device(case):
+    folder = case[0]
+    with torch.device("meta"):
+        clap = ClapEncoder.from_config(folder / "clap")
+        decoder = CaptionDecoder.from_config(folder / "decoder")
+    assert clap.embedding_dim == 512
+    lora = 32 * 2 * 2 * 16 * 4096  # layers × (q, v) × (A, B) × rank × width
+    assert count(decoder, trainable=True) == lora == 8_388_608
+    assert count(decoder) - lora == 6_738_415_616  # LLaMA-2 7B
+    assert decoder.source == {"id": "meta-llama/Llama-2-7b-hf", "revision": "main"}
+
+
+def test_reduced_size_runs(case):
+    folder, tokens, layers, _ = case
+    tokenizer = make_tokenizer()
+    pipe = AudioCaptionPipeline.from_config(
+        folder,
+        clap={"depths": [1, 1, 1], "num_attention_heads": [1, 2, 4], "patch_embeds_hidden_size": 16, "hidden_size": 64},
+        decoder={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+                 "intermediate_size": 96, "vocab_size": len(tokenizer)},
+    )  # fmt: skip
+    pipe.decoder.tokenizer = tokenizer
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.projector.config.num_prefix_tokens == tokens
+    assert pipe.projector.config.num_layers == layers
+    assert pipe.link.config.noise_timestep == 100
+    assert pipe.link.config.num_inference_steps == 5
+    audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48_000).astype(np.float32)
+    assert isinstance(pipe(audio, 48_000, max_new_tokens=5).captions[0], str)
+
+
+def test_recipes_are_the_papers(case):
+    folder, tokens, layers, mode = case
+    link = load_recipe(folder / "link.yaml")
+    assert (link.batch_size, link.learning_rate, link.lr_decay, link.lr_decay_every, link.ema_decay) == (128, 1e-4, 0.97, 200, 0.995)
+    decoder = load_recipe(folder / "decoder.yaml")
+    assert (decoder.mode, decoder.batch_size, decoder.epochs, decoder.warmup_epochs, decoder.learning_rate) == (mode, 4, 50, 2, 5e-6)
+    assert decoder.projector == {"num_prefix_tokens": tokens, "num_layers": layers}
+    assert bool(decoder.instruction) == (mode == "text_only")

@@ -1,0 +1,242 @@
+"""Both training stages: they learn, they resume to the same bits, they end in a pipeline that captions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from factories import EMBEDDING_DIM, make_clap, make_language_model, make_tokenizer
+from safetensors.torch import load_file
+
+from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, EmbeddingCache
+from diffusion_link_hf.data.embedding_cache import clap_fingerprint
+from diffusion_link_hf.errors import DataError, RecipeError
+from diffusion_link_hf.training.arguments import DecoderTrainingArguments, LinkTrainingArguments, load_recipe
+from diffusion_link_hf.training.decoder_trainer import BatchOrder, train_decoder, warmup_cosine
+from diffusion_link_hf.training.link_trainer import fit_ridge, matched_cosine, train_link
+
+WORDS = ("dog", "rain", "bell", "wind")
+
+
+def make_cache(n=240, seed=0, clap=None) -> EmbeddingCache:
+    """Text clusters by word; audio is a rotated, shifted, noisy copy: a modality gap in miniature."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(len(WORDS), EMBEDDING_DIM, generator=generator)
+    kind = torch.arange(n) % len(WORDS)
+    text = centres[kind] + 0.5 * torch.randn(n, EMBEDDING_DIM, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(EMBEDDING_DIM, EMBEDDING_DIM, generator=generator))[0]
+    audio = text @ rotation + 2.0 + 0.3 * torch.randn(n, EMBEDDING_DIM, generator=generator)
+    unit = torch.nn.functional.normalize
+    return EmbeddingCache(
+        unit(audio, dim=1), unit(text, dim=1), torch.arange(n), [WORDS[k] for k in kind], [f"{i}.wav" for i in range(n)],
+        {"clap": clap_fingerprint(clap) if clap else None},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path):
+    make_cache().save(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def link_arguments(cache, output, **changes):
+    options = {
+        "max_steps": 300, "batch_size": 64, "learning_rate": 2e-3, "max_train_timestep": 150, "validation_fraction": 0.2,
+        "checkpoint_every": 100, "validate_every": 100, "report_to": "none", "ema_decay": 0.98,
+        "model": {"width": 64, "time_embed_dim": 16, "add_noise": False, "num_inference_steps": 1},
+    }  # fmt: skip
+    return LinkTrainingArguments(cache=str(cache), output=str(output), **{**options, **changes})
+
+
+def test_link_closes_the_gap(cache, tmp_path):
+    metrics = train_link(link_arguments(cache, tmp_path / "out"))
+    assert metrics["raw"] < 0.5
+    assert metrics["link"] > metrics["ridge"] - 0.01 > metrics["centred"]
+    link = DiffusionLinkModel.from_pretrained(tmp_path / "out" / "link")
+    loaded = EmbeddingCache.load(cache)
+    _, validation = loaded.split(0.2, 0)
+    target = link.normalize(validation.text, "text")
+    assert matched_cosine(link.bridge(validation.audio), target) == pytest.approx(metrics["link"], abs=1e-6)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 300
+
+
+def test_ridge_is_the_closed_form(cache):
+    """Against numpy's least squares on the augmented system, for the strength that it chose."""
+    train, _ = EmbeddingCache.load(cache).split(0.2, 0)
+    link = DiffusionLinkModel(EMBEDDING_DIM, width=8, time_embed_dim=8)
+    link.fit_statistics(train.audio, train.text)
+    x, y = (link.normalize(e.double(), m).numpy() for e, m in ((train.audio, "audio"), (train.text, "text")))
+    found = fit_ridge(link, train)(torch.from_numpy(x)).numpy()
+    candidates = []
+    for strength in 10.0 ** np.arange(-5, 3):
+        rows = np.sqrt(strength * len(x)) * np.eye(EMBEDDING_DIM)
+        weights = np.linalg.lstsq(np.vstack([x, rows]), np.vstack([y, np.zeros_like(rows)]), rcond=None)[0]
+        candidates.append(np.abs(x @ weights - found).max())
+    assert min(candidates) < 1e-4
+
+
+@pytest.mark.parametrize("changes", [{"topology_source": "both"}, {"text_to_text": False}, {"max_grad_norm": 1.0}, {"topology_reduction": "sum"}])
+def test_variants_run(cache, tmp_path, changes):
+    assert train_link(link_arguments(cache, tmp_path / "out", max_steps=5, **changes))["link"] > -1
+
+
+def test_captions_without_audio_join_the_text_branch(tmp_path):
+    whole = make_cache()
+    owners = whole.caption_audio.clone()
+    owners[::3] = -1
+    used = (owners >= 0).nonzero()[:, 0]
+    remap = torch.full((len(owners) + 1,), -1, dtype=torch.long)
+    remap[used] = torch.arange(len(used))
+    EmbeddingCache(
+        whole.audio[used], whole.text, remap[owners], whole.captions, [whole.audio_names[i] for i in used.tolist()], {}
+    ).save(tmp_path / "cache")  # fmt: skip
+    metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out"))
+    assert metrics["link"] > metrics["centred"]
+
+
+@pytest.fixture
+def base(tmp_path):
+    torch.manual_seed(0)
+    make_language_model().save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def decoder_arguments(cache, base, output, **changes):
+    options = {
+        "mode": "supervised", "projector": {"num_prefix_tokens": 2, "num_layers": 2}, "max_steps": 250, "warmup_steps": 10, "batch_size": 32,
+        "learning_rate": 2e-2, "max_grad_norm": 1.0, "lora": {"r": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]},
+        "validation_fraction": 0.2, "report_to": "none", "checkpoint_every": 80, "validate_every": 100,
+    }  # fmt: skip
+    return DecoderTrainingArguments(cache=str(cache), output=str(output), base_model=str(base), **{**options, **changes})
+
+
+@pytest.mark.parametrize(("mode", "lora"), [("supervised", True), ("text_only", True), ("supervised", False)])
+def test_decoder_learns_the_words(cache, base, tmp_path, mode, lora):
+    changes = {} if lora else {"lora": None, "learning_rate": 3e-3}
+    metrics = train_decoder(decoder_arguments(cache, base, tmp_path / "out", mode=mode, **changes))
+    assert metrics["loss"] < 0.5
+    assert (tmp_path / "out" / "decoder" / "adapter_model.safetensors").is_file() == lora
+
+
+def test_decoder_stage_ends_in_a_pipeline(base, tmp_path):
+    clap = make_clap()
+    clap.save_pretrained(tmp_path / "clap")
+    make_cache(clap=clap).save(tmp_path / "cache")
+    train_link(link_arguments(tmp_path / "cache", tmp_path / "link", max_steps=20))
+    arguments = decoder_arguments(
+        tmp_path / "cache", base, tmp_path / "pipe", clap=str(tmp_path / "clap"), link=str(tmp_path / "link" / "link"), max_steps=20,
+        include_base=True, weights_dtype="float16", bridge_noise="fresh", gradient_accumulation_steps=2,
+    )  # fmt: skip
+    train_decoder(arguments)
+    pipe = AudioCaptionPipeline.from_pretrained(tmp_path / "pipe")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(np.random.default_rng(0).uniform(-0.1, 0.1, 48_000), 48_000).errors == [None]
+    stored = load_file(tmp_path / "pipe" / "projector" / "diffusion_pytorch_model.safetensors")
+    assert {t.dtype for t in stored.values()} == {torch.float16}
+    other = make_clap()
+    other.model.audio_projection.linear1.weight.data += 1
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(DataError, match="was made by CLAP"):
+        train_decoder(decoder_arguments(tmp_path / "cache", base, tmp_path / "x", clap=str(tmp_path / "other"), max_steps=1))
+
+
+def recipe_file(tmp_path, arguments) -> str:
+    import dataclasses
+
+    import yaml
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dataclasses.asdict(arguments)))
+    return str(path)
+
+
+def weights_of(output) -> dict[str, bytes]:
+    return {str(f.relative_to(output)): f.read_bytes() for f in sorted(output.rglob("*.safetensors"))}
+
+
+@pytest.mark.parametrize("stage", ["link", "decoder"])
+def test_a_killed_run_goes_on_to_the_same_bits(cache, base, tmp_path, pytestconfig, stage):
+    """kill -9 after a checkpoint, the same command again: the weights of an uninterrupted run."""
+
+    def command(output):
+        if stage == "link":
+            arguments = link_arguments(cache, output, max_steps=400, checkpoint_every=40, model={"width": 32, "time_embed_dim": 8, "dropout": 0.1})
+        else:
+            arguments = decoder_arguments(cache, base, output, max_steps=60, checkpoint_every=10, lora={"r": 4, "lora_dropout": 0.1})
+        return [sys.executable, str(pytestconfig.rootpath / "examples" / "train.py"), recipe_file(tmp_path, arguments)]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(whole), check=True, capture_output=True)
+    process = subprocess.Popen(command(broken), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((broken / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not weights_of(broken), "the run ended before it could be killed"
+    subprocess.run(command(broken), check=True, capture_output=True)
+    assert weights_of(broken) == weights_of(whole)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(cache, tmp_path):
+    train_link(link_arguments(cache, tmp_path / "out", max_steps=30, checkpoint_every=10))
+    with pytest.raises(RecipeError, match="another recipe"):
+        train_link(link_arguments(cache, tmp_path / "out", max_steps=30, checkpoint_every=10, learning_rate=1e-4))
+    make_cache(seed=1).save(cache)
+    with pytest.raises(RecipeError, match="another data"):
+        train_link(link_arguments(cache, tmp_path / "out", max_steps=30, checkpoint_every=10))
+
+
+def test_old_checkpoints_are_removed(cache, tmp_path):
+    train_link(link_arguments(cache, tmp_path / "out", max_steps=60, checkpoint_every=10))
+    assert [p.name for p in sorted((tmp_path / "out" / "checkpoints").iterdir())] == ["step-00000040", "step-00000050"]
+
+
+def test_tensorboard_log(cache, tmp_path):
+    train_link(link_arguments(cache, tmp_path / "out", max_steps=20, log_every=5, report_to="tensorboard"))
+    assert list((tmp_path / "out" / "logs").rglob("events.out.tfevents*"))
+
+
+def test_every_epoch_sees_every_row_once(cache, base, tmp_path):
+    arguments = decoder_arguments(cache, base, tmp_path, batch_size=4, gradient_accumulation_steps=2)
+    processes = [BatchOrder(48, arguments, 2, p) for p in range(2)]
+    for epoch in range(2):
+        seen = [processes[p].batch(3 * epoch + s, m) for s in range(3) for p in range(2) for m in range(2)]
+        assert sorted(torch.cat(seen).tolist()) == list(range(48))
+
+
+def test_schedule():
+    factors = [warmup_cosine(s, 10, 100) for s in range(101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[10] == 1.0
+    assert factors[100] == pytest.approx(0.0)
+    assert factors[55] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("stage: lnk", "stage"), ("- a", "list"), ("stage: link\ncache: a\noutput: b\nlerning_rate: 1", "lerning_rate"),
+        ("stage: link\ncache: a\noutput: b\nbatch_size: many", "int"), ("stage: link\ncache: a\noutput: b\nlearning_rate: 0", "positive"),
+        ("stage: link\noutput: b", "cache"), ("stage: decoder\ncache: a\noutput: b", "base_model"),
+        ("stage: decoder\ncache: a\noutput: b\nbase_model: c\nmode: telepathy", "telepathy"), ("a: [", "cannot be read"),
+        ("stage: link\ncache: a\noutput: b\nmax_train_timestep: 2000", "2000"),
+    ],
+)  # fmt: skip
+def test_wrong_recipes_are_refused(tmp_path, text, words):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=words) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert caught.value.remedy
+
+
+def test_overrides(tmp_path):
+    (tmp_path / "r.yaml").write_text("stage: link\ncache: a\noutput: b\nlearning_rate: 1e-3\n")
+    arguments = load_recipe(tmp_path / "r.yaml", ["model.width=64", "output=c", "mixed_precision=no"])
+    assert (arguments.learning_rate, arguments.model, arguments.output) == (1e-3, {"width": 64}, "c")
