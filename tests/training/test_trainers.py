@@ -53,16 +53,19 @@ def link_arguments(cache, output, **changes):
     return LinkTrainingArguments(cache=str(cache), output=str(output), **{**options, **changes})
 
 
-def test_link_closes_the_gap(cache, tmp_path):
-    metrics = train_link(link_arguments(cache, tmp_path / "out"))
-    assert metrics["raw"] < 0.5
-    assert metrics["link"] > metrics["ridge"] - 0.01 > metrics["centred"]
+def test_link_closes_the_gap(tmp_path):
+    """In a space that a rotation solves, so that ridge regression bounds what can be had."""
+    cache = tmp_path / "cache"
+    make_cache(1000).save(cache)
+    metrics = train_link(link_arguments(cache, tmp_path / "out", max_steps=800, learning_rate=5e-3))
+    assert metrics["centred"] < 0.1
+    assert 0.8 < metrics["link"] < metrics["ridge"]
     link = DiffusionLinkModel.from_pretrained(tmp_path / "out" / "link")
     loaded = EmbeddingCache.load(cache)
     _, validation = loaded.split(0.2, 0)
     target = link.normalize(validation.text, "text")
     assert matched_cosine(link.bridge(validation.audio), target) == pytest.approx(metrics["link"], abs=1e-6)
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 300
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 800
 
 
 def test_ridge_is_the_closed_form(cache):
@@ -96,13 +99,15 @@ def test_captions_without_audio_join_the_text_branch(tmp_path):
         whole.audio[used], whole.text, remap[owners], whole.captions, [whole.audio_names[i] for i in used.tolist()], {}
     ).save(tmp_path / "cache")  # fmt: skip
     metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out"))
-    assert metrics["link"] > metrics["centred"]
+    assert metrics["link"] > metrics["centred"] + 0.3
 
 
 @pytest.fixture
 def base(tmp_path):
     torch.manual_seed(0)
-    make_language_model().save_pretrained(tmp_path / "base")
+    model = make_language_model()
+    model.lm_head.weight.data *= 50  # as sharp as a trained one: an adapter cannot sharpen a frozen output layer
+    model.save_pretrained(tmp_path / "base")
     make_tokenizer().save_pretrained(tmp_path / "base")
     return tmp_path / "base"
 

@@ -1,0 +1,158 @@
+"""Loading from a server that speaks the Hub's HTTP API, and what its refusals become."""
+
+import hashlib
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories import make_pipeline
+
+from diffusion_link_hf.errors import ModelFolderError
+from diffusion_link_hf.hub.loading import default_pipeline_folder, refuse_pickles, resolve_folder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubServer(http.server.ThreadingHTTPServer):
+    """The read side of the Hub: repository info at a revision, and files with their ETag and commit."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folders: dict[str, Path] = {}
+        self.refused: dict[str, tuple[int, str]] = {"me/gated": (403, "GatedRepo"), "me/private": (401, "RepoNotFound")}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0].strip("/")
+        is_api = path.startswith("api/models/")
+        parts = path.removeprefix("api/models/").split("/")
+        repo = "/".join(parts[:2])
+        if repo in self.server.refused:
+            status, code = self.server.refused[repo]
+            return self.answer(status, b"{}", X_Error_Code=code, X_Error_Message=code)
+        folder = self.server.folders.get(repo)
+        if folder is None:
+            return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+        files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
+        if is_api:
+            revision = parts[3] if len(parts) > 3 else "main"
+            if revision not in ("main", COMMIT):
+                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+            if len(parts) > 2 and parts[2] == "tree":
+                tree = [{"type": "file", "path": f.relative_to(folder).as_posix(), "size": f.stat().st_size, "oid": "0"} for f in files]
+                return self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
+            siblings = [{"rfilename": f.relative_to(folder).as_posix()} for f in files]
+            info = {"id": repo, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+        file = folder / "/".join(parts[4:])
+        if not file.is_file():
+            return self.answer(404, X_Error_Code="EntryNotFound")
+        body = file.read_bytes()
+        return self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    server = HubServer()
+    folder = tmp_path_factory.mktemp("hub") / "repo"
+    make_pipeline().save_pretrained(folder)
+    server.folders["me/captioner"] = folder
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+PROGRAM = """
+import json, sys
+import numpy as np
+from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkError
+try:
+    pipe = AudioCaptionPipeline.from_pretrained(sys.argv[1], revision=sys.argv[2] or None)
+    audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48000).astype("float32")
+    print(json.dumps({"captions": pipe(audio, 48000).captions}))
+except DiffusionLinkError as error:
+    print(json.dumps({"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}))
+"""
+
+
+def load(hub, cache, repo, revision=""):
+    """In a new process, because huggingface_hub reads its endpoint at import."""
+    import os
+
+    environment = {
+        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    environment.pop("HF_HUB_OFFLINE", None)
+    run = subprocess.run([sys.executable, "-c", PROGRAM, repo, revision], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_a_repository_captions_as_its_folder(hub, tmp_path):
+    audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48_000).astype(np.float32)
+    from diffusion_link_hf import AudioCaptionPipeline
+
+    expected = AudioCaptionPipeline.from_pretrained(hub.folders["me/captioner"])(audio, 48_000).captions
+    assert load(hub, tmp_path, "me/captioner") == {"captions": expected}
+    assert load(hub, tmp_path, "me/captioner", COMMIT) == {"captions": expected}
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "words"),
+    [
+        ("me/nothing", "", "neither a folder here nor a repository"),
+        ("me/captioner", "v9", "no such revision"),
+        ("me/gated", "", "Accept its licence on https://huggingface.co/me/gated"),
+        ("me/private", "", "token"),
+    ],
+)
+def test_refusals_say_what_to_do(hub, tmp_path, repo, revision, words):
+    answer = load(hub, tmp_path, repo, revision)
+    assert answer.get("error") == "HubAccessError", answer
+    assert words in answer["text"]
+    assert answer["cause"] != "NoneType"
+
+
+def test_folders_and_names(tmp_path, monkeypatch):
+    assert resolve_folder(tmp_path) == tmp_path
+    assert resolve_folder(None) == resolve_folder("tiny") == default_pipeline_folder()
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert resolve_folder("tiny") == Path("tiny")
+    (tmp_path / "file").write_text("")
+    for name in ("file", "./nowhere", "/nowhere/at/all", "a/b/c"):
+        with pytest.raises(ModelFolderError):
+            resolve_folder(name)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "deep/b.PT", "c.pkl", "d.ckpt", "e.pth"])
+def test_pickles_are_refused(tmp_path, name):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    refuse_pickles(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModelFolderError, match="pickle"):
+        refuse_pickles(tmp_path)
