@@ -42,7 +42,11 @@ def embed_folder(folder: str, clap: ClapEncoder, output: str, batch_size: int = 
         done.append(row)
     flush()
     if not done:
-        raise DataError(folder, f"holds no recording that can be read ({len(failures)} failed)", "See the first: " + next(iter(failures.values())))
+        raise DataError(
+            folder,
+            f"holds no recording that can be read ({len(failures)} failed)",
+            "See the first: " + next(iter(failures.values())),
+        )
     audio = torch.zeros(len(done), clap.embedding_dim).index_add_(0, torch.tensor(owners), torch.cat(embeds))
     audio = torch.nn.functional.normalize(audio, dim=-1)
     cache = embed_captions(clap, audio, [row.name for row in done], [row.captions for row in done], failures=failures)

@@ -11,7 +11,9 @@ from diffusion_link_hf.training.arguments import load_recipe
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="YAML file; hub_configs/ holds those of the paper and of the tiny pipeline")
-    parser.add_argument("overrides", nargs="*", metavar="field=value", help="fields of the recipe to change, such as output=runs/a")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="field=value", help="fields of the recipe to change, such as output=runs/a"
+    )
     args = parser.parse_args(argv)
     try:
         recipe = load_recipe(args.recipe, args.overrides)

@@ -18,22 +18,44 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=60
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=60,
     )
 
 
 def make_clap_model(fused: bool = False, embedding_dim: int = EMBEDDING_DIM) -> ClapModel:
     audio = {
-        "spec_size": 256, "num_mel_bins": 64, "window_size": 4, "patch_size": 16, "patch_stride": [16, 16],
-        "patch_embeds_hidden_size": 12, "depths": [1, 1, 1], "num_attention_heads": [1, 2, 4], "hidden_size": 48,
-        "projection_dim": embedding_dim, "enable_fusion": fused, "aff_block_r": 4,
-    }  # fmt: skip
+        "spec_size": 256,
+        "num_mel_bins": 64,
+        "window_size": 4,
+        "patch_size": 16,
+        "patch_stride": [16, 16],
+        "patch_embeds_hidden_size": 12,
+        "depths": [1, 1, 1],
+        "num_attention_heads": [1, 2, 4],
+        "hidden_size": 48,
+        "projection_dim": embedding_dim,
+        "enable_fusion": fused,
+        "aff_block_r": 4,
+    }
     text = {
-        "vocab_size": len(make_tokenizer()), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "intermediate_size": 32, "max_position_embeddings": 70, "projection_dim": embedding_dim, "type_vocab_size": 1,
-    }  # fmt: skip
+        "vocab_size": len(make_tokenizer()),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 70,
+        "projection_dim": embedding_dim,
+        "type_vocab_size": 1,
+    }
     return ClapModel(ClapConfig(audio_config=audio, text_config=text, projection_dim=embedding_dim)).eval()
 
 
@@ -44,16 +66,25 @@ def make_clap(fused: bool = False, embedding_dim: int = EMBEDDING_DIM) -> ClapEn
 def make_language_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(make_tokenizer()), hidden_size=HIDDEN_SIZE, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=128, bos_token_id=0, pad_token_id=1, eos_token_id=2,
+            vocab_size=len(make_tokenizer()),
+            hidden_size=HIDDEN_SIZE,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=128,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
         )
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def make_decoder(lora: bool = True, instruction: str | None = None) -> CaptionDecoder:
     model = make_language_model()
     if lora:
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        )
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero at first, which would hide a lost adapter
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -74,6 +105,8 @@ def make_pipeline(seed: int = 0, lora: bool = True, instruction: str | None = No
     projector = PrefixProjector(EMBEDDING_DIM, HIDDEN_SIZE, num_prefix_tokens=3, num_layers=2).eval()
     for parameter in projector.parameters():
         torch.nn.init.normal_(parameter, std=0.6)
-    pipeline = AudioCaptionPipeline(clap=make_clap(), link=make_link(), projector=projector, decoder=make_decoder(lora, instruction))
+    pipeline = AudioCaptionPipeline(
+        clap=make_clap(), link=make_link(), projector=projector, decoder=make_decoder(lora, instruction)
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

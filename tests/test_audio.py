@@ -10,10 +10,28 @@ from hypothesis import strategies as st
 from transformers import ClapFeatureExtractor
 
 from diffusion_link_hf.audio import SAMPLING_RATE, WINDOW_SAMPLES, find_audio_files, load_audio, split_windows
-from diffusion_link_hf.errors import AudioContentError, AudioDecodeError, AudioError, AudioFormatError, AudioNotFoundError
+from diffusion_link_hf.errors import (
+    AudioContentError,
+    AudioDecodeError,
+    AudioError,
+    AudioFormatError,
+    AudioNotFoundError,
+)
 
-FORMATS = [("WAV", "PCM_16"), ("WAV", "PCM_U8"), ("WAV", "PCM_24"), ("WAV", "PCM_32"), ("WAV", "FLOAT"), ("WAV", "DOUBLE"),
-           ("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"), ("AIFF", "PCM_16")]  # fmt: skip
+FORMATS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_U8"),
+    ("WAV", "PCM_24"),
+    ("WAV", "PCM_32"),
+    ("WAV", "FLOAT"),
+    ("WAV", "DOUBLE"),
+    ("FLAC", "PCM_16"),
+    ("FLAC", "PCM_24"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+    ("AIFF", "PCM_16"),
+]
 
 
 def tone(seconds=2.0, rate=SAMPLING_RATE, frequency=440.0) -> np.ndarray:
@@ -70,8 +88,15 @@ def test_every_way_to_pass_the_same_sound(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(encode(tone(), subtype="FLOAT"))
     expected = load_audio(path)
-    ways = [str(path), path.read_bytes(), open(path, "rb"), {"path": str(path)}, {"bytes": path.read_bytes(), "path": "x.wav"},
-            {"array": expected, "sampling_rate": SAMPLING_RATE}, {"array": expected.tolist(), "sampling_rate": SAMPLING_RATE}]  # fmt: skip
+    ways = [
+        str(path),
+        path.read_bytes(),
+        io.BytesIO(path.read_bytes()),
+        {"path": str(path)},
+        {"bytes": path.read_bytes(), "path": "x.wav"},
+        {"array": expected, "sampling_rate": SAMPLING_RATE},
+        {"array": expected.tolist(), "sampling_rate": SAMPLING_RATE},
+    ]
     for way in ways:
         np.testing.assert_array_equal(load_audio(way), expected)
     np.testing.assert_array_equal(load_audio(torch.from_numpy(expected), SAMPLING_RATE), expected)
@@ -103,7 +128,12 @@ def test_callers_array_is_not_changed():
         (encode(np.zeros(0, np.float32)), None, AudioContentError, "no samples"),
         (np.zeros(0, np.float32), 48_000, AudioContentError, "no samples"),
         (np.full(48_000, np.nan, np.float32), 48_000, AudioContentError, "48000 NaN"),
-        (np.r_[tone(), np.inf].astype(np.float32), 48_000, AudioContentError, "infinite samples, the first at frame 96000"),
+        (
+            np.r_[tone(), np.inf].astype(np.float32),
+            48_000,
+            AudioContentError,
+            "infinite samples, the first at frame 96000",
+        ),
         (np.full(48_000, 0.25, np.float32), 48_000, AudioContentError, "constant at 0.25"),
         (encode(np.full(48_000, 0.25, np.float32)), None, AudioContentError, "DC only"),
         (np.ones(1, np.float32), 48_000, AudioContentError, "1 samples"),

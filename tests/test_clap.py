@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from factories import EMBEDDING_DIM, make_clap, make_clap_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import ClapFeatureExtractor
 
 from diffusion_link_hf import ClapEncoder
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from factories import EMBEDDING_DIM, make_clap, make_clap_model, make_tokenizer
 
 CAPTIONS = ["A dog barks", "Rain falls, then thunder rolls in the distance", "é 雨"]
 
@@ -26,7 +26,9 @@ def test_audio_equals_the_model_on_extractor_features(fused):
     audio = windows()
     features = extractor(list(audio.numpy()), sampling_rate=48_000, return_tensors="pt")["input_features"]
     with torch.no_grad():
-        expected = model.get_audio_features(features.float(), is_longer=torch.zeros(3, 1, dtype=torch.bool)).pooler_output
+        expected = model.get_audio_features(
+            features.float(), is_longer=torch.zeros(3, 1, dtype=torch.bool)
+        ).pooler_output
     ours = ClapEncoder(model, make_tokenizer()).encode_audio(audio)
     assert ours.shape == (3, EMBEDDING_DIM)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
@@ -39,7 +41,9 @@ def test_text_equals_the_model_and_ignores_its_batch():
     for caption, row in zip(CAPTIONS, together, strict=True):
         tokens = clap.tokenizer(caption, return_tensors="pt")
         with torch.no_grad():
-            alone = clap.model.get_text_features(**{k: tokens[k] for k in ("input_ids", "attention_mask")}).pooler_output
+            alone = clap.model.get_text_features(
+                **{k: tokens[k] for k in ("input_ids", "attention_mask")}
+            ).pooler_output
         torch.testing.assert_close(row[None], torch.nn.functional.normalize(alone, dim=-1), atol=1e-6, rtol=0)
     torch.testing.assert_close(clap.encode_text(CAPTIONS, batch_size=1), together, atol=1e-6, rtol=0)
     assert clap.encode_text([]).shape == (0, EMBEDDING_DIM)
@@ -129,7 +133,7 @@ def test_inputs_are_checked():
     clap = make_clap()
     with pytest.raises(InputError, match="strings"):
         clap.encode_text("a bare string")
-    with pytest.raises(InputError, match="one|several"):
+    with pytest.raises(InputError, match=r"none or several"):
         clap()
     with pytest.raises(InputError, match="tokenizer"):
         ClapEncoder(make_clap_model()).encode_text(["a"])

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import soundfile as sf
-from factories import make_pipeline
 
 from diffusion_link_hf.cli import main
+from factories import make_pipeline
 
 RATE = 48_000
 
@@ -47,13 +47,18 @@ def test_json_lines_equal_the_pipeline(model, sounds, capsys):
     assert main(["caption", "--model", model, "--json", *map(str, files)]) == 0
     expected = AudioCaptionPipeline.from_pretrained(model)(files)
     for row, file, segments in zip(rows(capsys), files, expected.segments, strict=True):
-        assert row == {"file": str(file), "captions": [{"start": s.start, "end": s.end, "text": s.text} for s in segments]}
+        assert row == {
+            "file": str(file),
+            "captions": [{"start": s.start, "end": s.end, "text": s.text} for s in segments],
+        }
 
 
 def test_bad_files_are_reported_and_the_rest_captioned(model, sounds, tmp_path, capsys):
     (sounds / "bad.wav").write_bytes(b"not audio")
     (tmp_path / "empty").mkdir()
-    status = main(["caption", "--model", model, "--json", str(sounds), str(tmp_path / "nowhere.wav"), str(tmp_path / "empty")])
+    status = main(
+        ["caption", "--model", model, "--json", str(sounds), str(tmp_path / "nowhere.wav"), str(tmp_path / "empty")]
+    )
     assert status == 1
     found = {row["file"].split("/")[-1]: row for row in rows(capsys)}
     assert sorted(name for name, row in found.items() if "error" in row) == ["bad.wav", "empty", "nowhere.wav"]

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from factories import HIDDEN_SIZE, make_decoder, make_language_model, make_tokenizer
 from safetensors.torch import load_file, save_file
 
 from diffusion_link_hf import CaptionDecoder
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from factories import HIDDEN_SIZE, make_decoder, make_language_model, make_tokenizer
 
 CAPTIONS = ["A dog barks", "Rain", "Wind howls while a bell rings"]
 
@@ -49,7 +49,8 @@ def test_captions_do_not_depend_on_the_batch(options):
     decoder, prefix = make_decoder(instruction="Hear: "), prefixes(32)
     together = decoder.generate(prefix, max_new_tokens=12, **options)
     for size in (1, 2, 7):
-        assert sum((decoder.generate(p, max_new_tokens=12, **options) for p in prefix.split(size)), []) == together
+        parts = [decoder.generate(part, max_new_tokens=12, **options) for part in prefix.split(size)]
+        assert [row for part in parts for row in part] == together
     order = torch.randperm(32)
     assert decoder.generate(prefix[order], max_new_tokens=12, **options) == [together[i] for i in order]
 
@@ -65,7 +66,9 @@ def test_greedy_equals_the_argmax_loop():
                 break
             written.append(token)
             hidden = torch.cat([hidden, decoder.base_model.get_input_embeddings()(token)[None, None]], dim=1)
-    assert decoder.generate(prefix, max_new_tokens=10) == [[decoder.tokenizer.decode(written, skip_special_tokens=True).strip()]]
+    assert decoder.generate(prefix, max_new_tokens=10) == [
+        [decoder.tokenizer.decode(written, skip_special_tokens=True).strip()]
+    ]
 
 
 def test_several_captions():
@@ -81,7 +84,9 @@ def test_sampling_repeats_with_its_generator_and_leaves_the_global_state():
     before = torch.get_rng_state()
 
     def sample(seed):
-        return decoder.generate(prefix, do_sample=True, max_new_tokens=10, generator=torch.Generator().manual_seed(seed))
+        return decoder.generate(
+            prefix, do_sample=True, max_new_tokens=10, generator=torch.Generator().manual_seed(seed)
+        )
 
     assert sample(1) == sample(1) != sample(2)
     assert torch.equal(torch.get_rng_state(), before)
@@ -184,9 +189,21 @@ def damage(folder, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["missing key", "extra key", "wrong shape", "nan", "unprefixed", "torn", "no adapter", "no adapter config", "pickle", "no base",
-     "no base entry", "no tokenizer"],
-)  # fmt: skip
+    [
+        "missing key",
+        "extra key",
+        "wrong shape",
+        "nan",
+        "unprefixed",
+        "torn",
+        "no adapter",
+        "no adapter config",
+        "pickle",
+        "no base",
+        "no base entry",
+        "no tokenizer",
+    ],
+)
 def test_damaged_folders_are_refused(tmp_path, how):
     make_decoder(lora=True).save_pretrained(tmp_path)
     damage(tmp_path, how)

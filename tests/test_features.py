@@ -24,9 +24,15 @@ def synthetic_windows() -> np.ndarray:
     t = np.arange(WINDOW_SAMPLES) / 48_000
     rumble = 0.9 * np.sin(2 * np.pi * 60 * t)  # a range of 100 dB within a frame, where float32 alone is not enough
     return np.stack(
-        [rng.uniform(-1, 1, WINDOW_SAMPLES), rumble, rumble + 1e-5 * rng.standard_normal(WINDOW_SAMPLES),
-         1e-4 * rng.standard_normal(WINDOW_SAMPLES), np.where(t < 5, np.sin(3000 * t), 0), np.zeros(WINDOW_SAMPLES)]
-    ).astype(np.float32)  # fmt: skip
+        [
+            rng.uniform(-1, 1, WINDOW_SAMPLES),
+            rumble,
+            rumble + 1e-5 * rng.standard_normal(WINDOW_SAMPLES),
+            1e-4 * rng.standard_normal(WINDOW_SAMPLES),
+            np.where(t < 5, np.sin(3000 * t), 0),
+            np.zeros(WINDOW_SAMPLES),
+        ]
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", EXTRACTORS)
@@ -74,7 +80,9 @@ def test_nothing_of_it_is_saved():
     assert not ClapLogMel().state_dict()
 
 
-@pytest.mark.parametrize("waveforms", [torch.zeros(480_000), torch.zeros(1, 480_000, dtype=torch.int16), torch.zeros(1, 512)])
+@pytest.mark.parametrize(
+    "waveforms", [torch.zeros(480_000), torch.zeros(1, 480_000, dtype=torch.int16), torch.zeros(1, 512)]
+)
 def test_wrong_input_is_refused(waveforms):
     with pytest.raises(InputError, match="waveforms"):
         ClapLogMel()(waveforms)

@@ -17,10 +17,15 @@ def batch():
 def test_diffusion_loss_is_the_mean_squared_norm(batch):
     text, from_text, from_audio = batch
     expected = np.mean(
-        [np.linalg.norm(t - a) ** 2 + np.linalg.norm(t - b) ** 2 for t, a, b in zip(*(x.numpy() for x in batch), strict=True)]
+        [
+            np.linalg.norm(t - a) ** 2 + np.linalg.norm(t - b) ** 2
+            for t, a, b in zip(*(x.numpy() for x in batch), strict=True)
+        ]
     )
     assert diffusion_loss(text, from_text, from_audio).item() == pytest.approx(expected, rel=1e-12)
-    assert diffusion_loss(text, from_text, from_audio, "mean", "sum").item() == pytest.approx(expected * 7 / 5, rel=1e-12)
+    assert diffusion_loss(text, from_text, from_audio, "mean", "sum").item() == pytest.approx(
+        expected * 7 / 5, rel=1e-12
+    )
 
 
 def test_topology_loss_is_the_frobenius_norm(batch):

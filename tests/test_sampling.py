@@ -1,13 +1,15 @@
 """The shallow sampler against a loop over `DDIMScheduler.step`."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from factories import EMBEDDING_DIM, make_link
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.sampling import add_noise, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
+from factories import EMBEDDING_DIM, make_link
 
 
 def scheduler_loop(link, state, scheduler, timesteps):
@@ -86,7 +88,7 @@ def test_grids_descend_from_the_start(case):
     grid = shallow_timesteps(start, steps)
     assert len(grid) == steps
     assert grid[0] == start - 1
-    assert all(a > b >= 0 for a, b in zip(grid, grid[1:], strict=False))
+    assert all(a > b >= 0 for a, b in pairwise(grid))
 
 
 @pytest.mark.parametrize(("start", "steps"), [(0, 1), (1001, 5), (5, 6), (100, 0), (-1, 1), (100.0, 5), (100, True)])
@@ -99,8 +101,12 @@ def test_noising_equals_the_scheduler():
     scheduler = make_scheduler()
     clean, noise = torch.randn(6, 8), torch.randn(6, 8)
     timesteps = torch.tensor([0, 1, 99, 500, 998, 999])
-    torch.testing.assert_close(add_noise(clean, noise, timesteps, scheduler), scheduler.add_noise(clean, noise, timesteps))
-    torch.testing.assert_close(add_noise(clean, noise, 99, scheduler), scheduler.add_noise(clean, noise, torch.tensor([99] * 6)))
+    torch.testing.assert_close(
+        add_noise(clean, noise, timesteps, scheduler), scheduler.add_noise(clean, noise, timesteps)
+    )
+    torch.testing.assert_close(
+        add_noise(clean, noise, 99, scheduler), scheduler.add_noise(clean, noise, torch.tensor([99] * 6))
+    )
 
 
 @pytest.mark.parametrize("config", [{"clip_sample": True}, {"prediction_type": "epsilon"}, {"thresholding": True}])

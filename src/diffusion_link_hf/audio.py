@@ -68,7 +68,9 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         return _load_array(source, sampling_rate, name or "audio array")
     if sampling_rate is not None:
         raise AudioFormatError(
-            name or _describe(source), f"got sampling_rate={sampling_rate} beside encoded audio", "Leave it out: the file says it"
+            name or _describe(source),
+            f"got sampling_rate={sampling_rate} beside encoded audio",
+            "Leave it out: the file says it",
         )
     if isinstance(source, (bytes, bytearray, memoryview)):
         name = name or f"audio bytes ({len(source)})"
@@ -90,7 +92,9 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
     if hasattr(source, "read") and hasattr(source, "seek"):
         return _decode(source, name or str(getattr(source, "name", "audio file object")))
     raise AudioFormatError(
-        name or "audio", f"is a {type(source).__name__}", "Pass a path, bytes, a binary file, an array or {'array', 'sampling_rate'}"
+        name or "audio",
+        f"is a {type(source).__name__}",
+        "Pass a path, bytes, a binary file, an array or {'array', 'sampling_rate'}",
     )
 
 
@@ -161,7 +165,9 @@ def _load_mapping(row: Mapping[str, Any], sampling_rate: int | None, name: str |
     if row.get("path") is not None:
         return load_audio(row["path"], name=name)
     raise AudioFormatError(
-        name, f"has the keys {sorted(map(str, row))}", "A mapping needs 'array' and 'sampling_rate', or 'bytes', or 'path'"
+        name,
+        f"has the keys {sorted(map(str, row))}",
+        "A mapping needs 'array' and 'sampling_rate', or 'bytes', or 'path'",
     )
 
 
@@ -176,7 +182,9 @@ def _load_array(source, sampling_rate: int | None, name: str) -> np.ndarray:
     if samples.ndim not in (1, 2):
         raise AudioFormatError(name, f"has shape {samples.shape}", "Pass (n,), (channels, n) or (n, channels)")
     if samples.size == 0:
-        raise AudioContentError(name, f"holds no samples (shape {samples.shape})", "Leave it out, or check how it was recorded")
+        raise AudioContentError(
+            name, f"holds no samples (shape {samples.shape})", "Leave it out, or check how it was recorded"
+        )
     if samples.dtype.kind in "iu":
         info = np.iinfo(samples.dtype)
         middle = 0 if info.min < 0 else (info.max + 1) / 2
@@ -223,13 +231,19 @@ def _decode(file: BinaryIO, name: str) -> np.ndarray:
         raise
     except soundfile.LibsndfileError as error:
         raise AudioDecodeError(
-            name, f"cannot be decoded ({error.error_string.strip().rstrip('.')})", "Pass wav, flac, ogg, opus or mp3 audio, complete"
+            name,
+            f"cannot be decoded ({error.error_string.strip().rstrip('.')})",
+            "Pass wav, flac, ogg, opus or mp3 audio, complete",
         ) from error
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise AudioDecodeError(name, f"cannot be decoded ({error})", "Pass wav, flac, ogg, opus or mp3 audio, complete") from error
+        raise AudioDecodeError(
+            name, f"cannot be decoded ({error})", "Pass wav, flac, ogg, opus or mp3 audio, complete"
+        ) from error
     # libsndfile's length of an MP3 without an index is an estimate; every other format knows it.
     if frames < expected and not (sound.format == "MP3" and frames > 0.9 * expected):
-        raise AudioDecodeError(name, f"ends after {frames} of {expected} frames", "The file is truncated: fetch or copy it again")
+        raise AudioDecodeError(
+            name, f"ends after {frames} of {expected} frames", "The file is truncated: fetch or copy it again"
+        )
     _check_range(low, high, frames, rate, name)
     if resampler:
         parts.append(resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
@@ -244,7 +258,9 @@ def _refuse_torn_header(sound, name: str) -> None:
         # Recorders that write to a pipe cannot know the length and declare the largest one.
         if present < declared < 0x7FFF0000:
             raise AudioDecodeError(
-                name, f"holds {present} of the {declared} bytes of sound that it declares", "The file is truncated: fetch or copy it again"
+                name,
+                f"holds {present} of the {declared} bytes of sound that it declares",
+                "The file is truncated: fetch or copy it again",
             )
 
 
@@ -263,15 +279,24 @@ def _refuse_torn_ogg(file: BinaryIO, name: str) -> None:
             table = tail[last + 27 : last + 27 + header[26]]
             whole = len(table) == header[26] and len(tail) - last >= 27 + len(table) + sum(table) and header[5] & 4
         if not whole:
-            raise AudioDecodeError(name, "its last Ogg page is missing or cut", "The file is truncated: fetch or copy it again")
+            raise AudioDecodeError(
+                name, "its last Ogg page is missing or cut", "The file is truncated: fetch or copy it again"
+            )
     file.seek(0)
 
 
 def _check_rate(rate, name: str) -> int:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate != rate or rate != int(rate):
+    if (
+        isinstance(rate, bool)
+        or not isinstance(rate, (int, float, np.integer, np.floating))
+        or rate != rate
+        or rate != int(rate)
+    ):
         raise AudioFormatError(name, f"has the sampling rate {rate!r}", "Pass a whole number of Hz")
     if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioFormatError(name, f"has the sampling rate {rate} Hz", f"Use {MIN_RATE} to {MAX_RATE} Hz; is its header right?")
+        raise AudioFormatError(
+            name, f"has the sampling rate {rate} Hz", f"Use {MIN_RATE} to {MAX_RATE} Hz; is its header right?"
+        )
     return int(rate)
 
 
@@ -281,7 +306,9 @@ def _check_finite(samples: np.ndarray, name: str, offset: int = 0) -> None:
         row = int(np.argwhere(bad)[0][0 if samples.ndim == 1 or samples.shape[0] > samples.shape[1] else 1])
         kind = "NaN" if np.isnan(samples[bad]).any() else "infinite"
         raise AudioContentError(
-            name, f"has {int(bad.sum())} {kind} samples, the first at frame {offset + row}", "Repair or leave out the recording"
+            name,
+            f"has {int(bad.sum())} {kind} samples, the first at frame {offset + row}",
+            "Repair or leave out the recording",
         )
 
 
@@ -293,10 +320,14 @@ def _check_content(samples: np.ndarray, rate: int, name: str) -> None:
 def _check_range(low: float, high: float, frames: int, rate: int, name: str) -> None:
     if frames < MIN_SECONDS * rate:
         raise AudioContentError(
-            name, f"holds {frames} samples, {1000 * frames / rate:.3g} ms", f"At least {1000 * MIN_SECONDS:.0f} ms are needed"
+            name,
+            f"holds {frames} samples, {1000 * frames / rate:.3g} ms",
+            f"At least {1000 * MIN_SECONDS:.0f} ms are needed",
         )
     if high == low != 0:
-        raise AudioContentError(name, f"is constant at {low:.6g} (DC only)", "Check the recording chain; there is no sound in it")
+        raise AudioContentError(
+            name, f"is constant at {low:.6g} (DC only)", "Check the recording chain; there is no sound in it"
+        )
     if max(-low, high) > MAX_PEAK:
         raise AudioFormatError(
             name, f"peaks at {max(-low, high):.6g}", "Float samples must be scaled to ±1; divide 16-bit values by 32768"

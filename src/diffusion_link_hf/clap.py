@@ -13,7 +13,16 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .errors import InputError, ModelFolderError
 from .features import ClapLogMel
-from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles, save_tokenizer
+from .hub.loading import (
+    LoadPath,
+    check_finite,
+    check_loading_info,
+    download_snapshot,
+    drop_local_names,
+    read_json,
+    refuse_pickles,
+    save_tokenizer,
+)
 
 REFERENCE_FILE = "reference.json"
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
@@ -84,14 +93,18 @@ class ClapEncoder(nn.Module):
             (B, D) unit rows, float32.
         """
         if sum(value is not None for value in (waveforms, input_features, input_ids)) != 1:
-            raise InputError("ClapEncoder", "got none or several kinds of input", "Pass waveforms, input_features or input_ids")
+            raise InputError(
+                "ClapEncoder", "got none or several kinds of input", "Pass waveforms, input_features or input_ids"
+            )
         if input_ids is not None:
-            output = self.model.get_text_features(input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device))
+            output = self.model.get_text_features(
+                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device)
+            )
         else:
             if input_features is None:
                 input_features = self.front_end(waveforms.to(self.device))
             features = input_features.to(self.device, self.dtype)
-            # A window is never longer than 10 s, so a fused model always gets four equal views and no long-audio branch.
+            # A window is at most 10 s long, so a fused model always gets four equal views and no long-audio branch.
             # The stock extractor marks a random clip of the batch as long here.
             is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=self.device)
             if self.fused:
@@ -112,17 +125,26 @@ class ClapEncoder(nn.Module):
         if self.tokenizer is None:
             raise InputError("ClapEncoder", "has no tokenizer", "Load it with from_pretrained, or pass tokenizer=")
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise InputError("texts", f"is {type(texts).__name__} with items that are not strings", "Pass a list of strings")
+            raise InputError(
+                "texts", f"is {type(texts).__name__} with items that are not strings", "Pass a list of strings"
+            )
         parts = [torch.empty(0, self.embedding_dim, device=self.device)]
         for first in range(0, len(texts), batch_size):
             tokens = self.tokenizer(
-                list(texts[first : first + batch_size]), padding=True, truncation=True, return_tensors="pt",
-                max_length=min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2),
-            )  # fmt: skip
+                list(texts[first : first + batch_size]),
+                padding=True,
+                truncation=True,
+                return_tensors="pt",
+                max_length=min(
+                    self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2
+                ),
+            )
             parts.append(self(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
         return torch.cat(parts)
 
-    def save_pretrained(self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         """Write configuration, front end, tokenizer, and the weights or a reference to them.
 
         Args:
@@ -137,19 +159,27 @@ class ClapEncoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         include_base = self.source is None if include_base is None else include_base
         if not include_base and self.source is None:
-            raise InputError("include_base", "is False, but this CLAP comes from no repository", "Use include_base=True")
+            raise InputError(
+                "include_base", "is False, but this CLAP comes from no repository", "Use include_base=True"
+            )
         if include_base:
-            state = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in self.model.state_dict().items()}
+            state = {
+                k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in self.model.state_dict().items()
+            }
             self.model.save_pretrained(folder, state_dict=state)
         else:
             self.model.config.save_pretrained(folder)
             (folder / REFERENCE_FILE).write_text(json.dumps(self.source, indent=2) + "\n", encoding="utf-8")
         front = self.front_end
         ClapFeatureExtractor(
-            feature_size=front.num_mel_bins, sampling_rate=front.sampling_rate, hop_length=front.hop_length,
-            fft_window_size=front.n_fft, frequency_min=front.frequency_min, frequency_max=front.frequency_max,
+            feature_size=front.num_mel_bins,
+            sampling_rate=front.sampling_rate,
+            hop_length=front.hop_length,
+            fft_window_size=front.n_fft,
+            frequency_min=front.frequency_min,
+            frequency_max=front.frequency_max,
             truncation="fusion" if front.mel_scale == "htk" else "rand_trunc",
-        ).save_pretrained(folder)  # fmt: skip
+        ).save_pretrained(folder)
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
         drop_local_names(folder / "config.json")
@@ -193,17 +223,23 @@ class ClapEncoder(nn.Module):
         read_json(folder / "config.json")
         try:
             model, info = ClapModel.from_pretrained(
-                folder, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=True
+                folder,
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
             )
         except Exception as error:
-            raise ModelFolderError(folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match") from error
+            raise ModelFolderError(
+                folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match"
+            ) from error
         check_loading_info(folder, info)
         check_finite(model, folder)
         return cls(model, *_tokenizer_and_front_end(folder), source=source)
 
     @classmethod
     def from_config(cls, folder: LoadPath, **overrides) -> "ClapEncoder":
-        """The architecture of ``folder/config.json`` with random weights, no network; ``overrides`` change its audio config."""
+        """The architecture of ``folder/config.json`` with random weights; ``overrides`` change its audio config."""
         folder = Path(folder)
         config = ClapConfig.from_dict(read_json(folder / "config.json"))
         for name, value in overrides.items():
@@ -223,5 +259,7 @@ def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | No
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise ModelFolderError(folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again") from error
+            raise ModelFolderError(
+                folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again"
+            ) from error
     return tokenizer, front_end

@@ -26,11 +26,21 @@ def build_parser() -> argparse.ArgumentParser:
         "The exit status is 0 if all were captioned, 1 if some could not be, 2 if none could be tried.",
     )
     caption.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or directories searched recursively")
-    caption.add_argument("--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which comes with the package)")
+    caption.add_argument(
+        "--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which comes with the package)"
+    )
     caption.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    caption.add_argument("--json", action="store_true", help='JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}')
-    caption.add_argument("--long-audio", choices=("windows", "average"), default="windows",
-                         help="beyond 10 s: a caption for each 10-s window, or one for the mean embedding")  # fmt: skip
+    caption.add_argument(
+        "--json",
+        action="store_true",
+        help='JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}',
+    )
+    caption.add_argument(
+        "--long-audio",
+        choices=("windows", "average"),
+        default="windows",
+        help="beyond 10 s: a caption for each 10-s window, or one for the mean embedding",
+    )
     caption.add_argument("--batch-size", type=_positive, default=32, help="windows computed at once (default: 32)")
     caption.add_argument("--num-beams", type=_positive, default=1, help="beam search width (default: 1, greedy)")
     caption.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
@@ -97,7 +107,9 @@ def _caption(found: list[tuple[Path, AudioError | None]], pipeline, args: argpar
         readable = [path for path, error in part if error is None]
         output = None
         if readable:
-            output = pipeline(readable, batch_size=args.batch_size, long_audio=args.long_audio, num_beams=args.num_beams)
+            output = pipeline(
+                readable, batch_size=args.batch_size, long_audio=args.long_audio, num_beams=args.num_beams
+            )
         results = iter(zip(output.segments, output.errors, strict=True)) if output else iter(())
         for path, error in part:
             segments = []
@@ -122,12 +134,16 @@ def _load_pipeline(args: argparse.Namespace):
     from .errors import InputError
     from .pipelines.audio_caption import AudioCaptionPipeline
 
-    pipeline = AudioCaptionPipeline.from_pretrained(args.model, revision=args.revision, dtype=getattr(torch, args.dtype))
+    pipeline = AudioCaptionPipeline.from_pretrained(
+        args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
+    )
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
     try:
         return pipeline.to(args.device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError("--device", f"{args.device!r} cannot be used ({error})", "Use cpu, or a device that torch sees") from error
+        raise InputError(
+            "--device", f"{args.device!r} cannot be used ({error})", "Use cpu, or a device that torch sees"
+        ) from error
 
 
 def _print(path: Path, segments, error: AudioError | None, as_json: bool) -> None:

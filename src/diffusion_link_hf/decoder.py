@@ -12,13 +12,24 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .errors import InputError, ModelFolderError
-from .hub.loading import LoadPath, check_finite, check_loading_info, download_snapshot, drop_local_names, read_json, refuse_pickles, save_tokenizer
+from .hub.loading import (
+    LoadPath,
+    check_finite,
+    check_loading_info,
+    download_snapshot,
+    drop_local_names,
+    read_json,
+    refuse_pickles,
+    save_tokenizer,
+)
 
 CONFIG_FILE = "decoder_config.json"
 ADAPTER_FILE = "adapter_config.json"
 BASE_FOLDER = "base"
 # What the decoder decides itself; everything else of GenerationConfig may be passed to `generate`.
-_OWN_OPTIONS = frozenset({"inputs_embeds", "input_ids", "attention_mask", "pad_token_id", "eos_token_id", "bos_token_id", "use_cache"})
+_OWN_OPTIONS = frozenset(
+    {"inputs_embeds", "input_ids", "attention_mask", "pad_token_id", "eos_token_id", "bos_token_id", "use_cache"}
+)
 
 
 class CaptionDecoder(nn.Module):
@@ -82,7 +93,9 @@ class CaptionDecoder(nn.Module):
     def _prompt(self, prefix: torch.Tensor) -> torch.Tensor:
         """(B, m, h) → (B, n + m, h). Every row has the same length, so nothing is padded and no position shifts."""
         if prefix.ndim != 3 or prefix.shape[2] != self.hidden_size:
-            raise InputError("prefix", f"has shape {tuple(prefix.shape)}", f"This decoder takes (B, m, {self.hidden_size})")
+            raise InputError(
+                "prefix", f"has shape {tuple(prefix.shape)}", f"This decoder takes (B, m, {self.hidden_size})"
+            )
         head = self.base_model.get_input_embeddings()(self._instruction_ids())
         return torch.cat([head.expand(len(prefix), -1, -1), prefix.to(head.dtype)], dim=1)
 
@@ -90,7 +103,10 @@ class CaptionDecoder(nn.Module):
         """Captions as training targets: ids (B, L) with EOS, right-padded, and their mask (B, L)."""
         if self.tokenizer.eos_token_id is None:
             raise InputError("tokenizer", "has no end-of-sequence token", "Captions need one to end with")
-        rows = [ids + [self.tokenizer.eos_token_id] for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]]
+        rows = [
+            [*ids, self.tokenizer.eos_token_id]
+            for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        ]
         length = max(map(len, rows))
         input_ids = torch.zeros(len(rows), length, dtype=torch.long)
         mask = torch.zeros(len(rows), length, dtype=torch.long)
@@ -117,7 +133,9 @@ class CaptionDecoder(nn.Module):
         hidden = torch.cat([prompt, tokens], dim=1)
         # Keep only the positions that predict a caption token: the vocabulary product is the dearest one.
         keep = input_ids.shape[1] + 1
-        logits = self.model(inputs_embeds=hidden, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits[:, :-1]
+        logits = self.model(inputs_embeds=hidden, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits[
+            :, :-1
+        ]
         labels = input_ids.masked_fill(attention_mask == 0, -100)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
         return CausalLMOutput(loss=loss, logits=logits)
@@ -140,7 +158,7 @@ class CaptionDecoder(nn.Module):
             num_return_sequences: captions per row; more than one needs beams or sampling.
             generator: makes sampling reproducible; transformers samples from the global state, which is seeded from
                 the generator for the call and put back after it.
-            options: any further field of `transformers.GenerationConfig`, such as ``temperature`` or ``length_penalty``.
+            options: any further field of `transformers.GenerationConfig`, such as ``temperature``.
 
         Returns:
             B lists of ``num_return_sequences`` captions, stripped.
@@ -152,7 +170,9 @@ class CaptionDecoder(nn.Module):
         unknown = sorted(set(options) - known)
         if unknown:
             raise InputError("generation options", f"have no {', '.join(unknown)}", "See transformers.GenerationConfig")
-        if num_return_sequences < 1 or (num_return_sequences > 1 and not do_sample and num_beams < num_return_sequences):
+        if num_return_sequences < 1 or (
+            num_return_sequences > 1 and not do_sample and num_beams < num_return_sequences
+        ):
             raise InputError(
                 "num_return_sequences",
                 f"is {num_return_sequences} with num_beams={num_beams}, do_sample={do_sample}",
@@ -171,14 +191,22 @@ class CaptionDecoder(nn.Module):
                 inputs_embeds=prompt,
                 attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device),
                 generation_config=GenerationConfig(
-                    max_new_tokens=max_new_tokens, num_beams=num_beams, do_sample=do_sample, num_return_sequences=num_return_sequences,
-                    pad_token_id=pad, eos_token_id=self.tokenizer.eos_token_id, bos_token_id=self.tokenizer.bos_token_id, **options,
+                    max_new_tokens=max_new_tokens,
+                    num_beams=num_beams,
+                    do_sample=do_sample,
+                    num_return_sequences=num_return_sequences,
+                    pad_token_id=pad,
+                    eos_token_id=self.tokenizer.eos_token_id,
+                    bos_token_id=self.tokenizer.bos_token_id,
+                    **options,
                 ),
-            )  # fmt: skip
+            )
         texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return [texts[i : i + num_return_sequences] for i in range(0, len(texts), num_return_sequences)]
 
-    def save_pretrained(self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         """Write adapter, tokenizer and ``decoder_config.json``; the base model as weights or as a reference.
 
         Args:
@@ -189,9 +217,15 @@ class CaptionDecoder(nn.Module):
         folder = Path(save_directory)
         include_base = self.source is None if include_base is None else include_base
         if not include_base and self.source is None:
-            raise InputError("include_base", "is False, but this decoder's base comes from no repository", "Use include_base=True")
+            raise InputError(
+                "include_base", "is False, but this decoder's base comes from no repository", "Use include_base=True"
+            )
         if not include_base and not self.has_adapter:
-            raise InputError("include_base", "is False, but this decoder has no adapter", "Its own weights would be lost: use include_base=True")
+            raise InputError(
+                "include_base",
+                "is False, but this decoder has no adapter",
+                "Its own weights would be lost: use include_base=True",
+            )
         folder.mkdir(parents=True, exist_ok=True)
         base = folder / BASE_FOLDER
         if include_base:
@@ -202,7 +236,9 @@ class CaptionDecoder(nn.Module):
         if self.has_adapter:
             from peft import get_peft_model_state_dict
 
-            self.model.save_pretrained(folder, state_dict=_cast(get_peft_model_state_dict(self.model), dtype), save_embedding_layers=False)
+            self.model.save_pretrained(
+                folder, state_dict=_cast(get_peft_model_state_dict(self.model), dtype), save_embedding_layers=False
+            )
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the pipeline writes its own
             adapter = read_json(folder / ADAPTER_FILE)
             # A path of this machine means nothing elsewhere; the base is found through decoder_config.json.
@@ -249,27 +285,38 @@ class CaptionDecoder(nn.Module):
         config = read_json(folder / CONFIG_FILE)
         base = config.get("base")
         if not isinstance(base, dict) or not ("path" in base or "id" in base):
-            raise ModelFolderError(folder / CONFIG_FILE, f"names no base model (base = {base!r})", "It needs {'path'} or {'id', 'revision'}")
+            raise ModelFolderError(
+                folder / CONFIG_FILE,
+                f"names no base model (base = {base!r})",
+                "It needs {'path'} or {'id', 'revision'}",
+            )
         if "path" in base:
             base_folder, source = folder / base["path"], None
         else:
             source = {"id": base["id"], "revision": base.get("revision")}
             base_folder = download_snapshot(
-                base["id"], base.get("revision"), token, cache_dir, local_files_only, ["*.json", "*.safetensors", "tokenizer*"]
+                base["id"],
+                base.get("revision"),
+                token,
+                cache_dir,
+                local_files_only,
+                ["*.json", "*.safetensors", "tokenizer*"],
             )
         model = load_causal_lm(base_folder, dtype)
         if (folder / ADAPTER_FILE).is_file():
             model = _load_adapter(model, folder, trainable)
             check_finite(model, folder)
         elif (folder / "adapter_model.safetensors").is_file():
-            raise ModelFolderError(folder / ADAPTER_FILE, "is missing", "The adapter's weights are there without their configuration")
+            raise ModelFolderError(
+                folder / ADAPTER_FILE, "is missing", "The adapter's weights are there without their configuration"
+            )
         tokenizer = load_tokenizer(folder)
         decoder = cls(model, tokenizer, config.get("instruction"), source)
         return decoder.eval()
 
     @classmethod
     def from_config(cls, folder: LoadPath, **overrides) -> "CaptionDecoder":
-        """The architecture of the folder with random weights, no network; ``overrides`` change the base's configuration."""
+        """The architecture of the folder with random weights; ``overrides`` change the base model's configuration."""
         folder = Path(folder)
         config = read_json(folder / CONFIG_FILE)
         base_config = AutoConfig.for_model(**(read_json(folder / BASE_FOLDER / "config.json") | overrides))
@@ -281,21 +328,28 @@ class CaptionDecoder(nn.Module):
         has_tokenizer = (folder / "tokenizer.json").is_file()
         base = config.get("base") or {}
         return cls(
-            model, load_tokenizer(folder) if has_tokenizer else None, config.get("instruction"), base if "id" in base else None
+            model,
+            load_tokenizer(folder) if has_tokenizer else None,
+            config.get("instruction"),
+            base if "id" in base else None,
         ).eval()
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A causal LM from a folder, strictly and from safetensors only."""
     if not list(folder.glob("*.safetensors")):
-        raise ModelFolderError(folder, "holds no safetensors weights", "The base model is incomplete; pickles are not read")
+        raise ModelFolderError(
+            folder, "holds no safetensors weights", "The base model is incomplete; pickles are not read"
+        )
     read_json(folder / "config.json")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=True
         )
     except Exception as error:
-        raise ModelFolderError(folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match") from error
+        raise ModelFolderError(
+            folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match"
+        ) from error
     check_loading_info(folder, info)
     check_finite(model, folder)
     return model
@@ -305,7 +359,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise ModelFolderError(folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again") from error
+        raise ModelFolderError(
+            folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again"
+        ) from error
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
@@ -322,7 +378,9 @@ def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
         dtype = model.dtype
         peft = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, autocast_adapter_dtype=False)
     except Exception as error:
-        raise ModelFolderError(weights, f"cannot be loaded ({error})", "Adapter and base model must belong together") from error
+        raise ModelFolderError(
+            weights, f"cannot be loaded ({error})", "Adapter and base model must belong together"
+        ) from error
     expected = set(get_peft_model_state_dict(peft))
     check_loading_info(weights, {"missing_keys": expected - stored, "unexpected_keys": stored - expected})
     return peft.to(dtype)

@@ -66,7 +66,7 @@ class ClapLogMel(nn.Module):
 
     @classmethod
     def from_feature_extractor(cls, extractor) -> "ClapLogMel":
-        """The front end equal to a `ClapFeatureExtractor`; its ``truncation`` decides the filter bank, as it does there."""
+        """The front end equal to a `ClapFeatureExtractor`, whose ``truncation`` decides the filter bank."""
         return cls(
             sampling_rate=extractor.sampling_rate,
             n_fft=extractor.fft_window_size,
@@ -92,7 +92,9 @@ class ClapLogMel(nn.Module):
         """
         if waveforms.ndim != 2 or not waveforms.is_floating_point():
             raise InputError(
-                "waveforms", f"has shape {tuple(waveforms.shape)} and dtype {waveforms.dtype}", "Pass floats of shape (B, n)"
+                "waveforms",
+                f"has shape {tuple(waveforms.shape)} and dtype {waveforms.dtype}",
+                "Pass floats of shape (B, n)",
             )
         if waveforms.shape[1] <= self.n_fft // 2:
             raise InputError(

@@ -61,8 +61,8 @@ def topology_loss(text: torch.Tensor, generated: torch.Tensor, reduction: Reduct
     Args:
         text: X, (B, D).
         generated: X̂, (B, D).
-        reduction: over the B² entries. "sum" is the Frobenius norm to the letter; it grows with the batch and keeps L_diff
-            from falling at batch 128, so the default is "mean".
+        reduction: over the B² entries. "sum" is the Frobenius norm to the letter; it grows with the batch and keeps
+            L_diff from falling at batch 128, so the default is "mean".
     """
     text, generated = F.normalize(text, dim=-1), F.normalize(generated, dim=-1)
     return _reduce((text @ text.T - text @ generated.T).square(), reduction, (0, 1))

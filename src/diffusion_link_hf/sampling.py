@@ -52,12 +52,16 @@ def shallow_timesteps(noise_timestep: int, num_inference_steps: int, num_train_t
     if not 1 <= noise_timestep <= num_train_timesteps:
         raise InputError("noise_timestep", f"is {noise_timestep}", f"Use 1 to {num_train_timesteps}")
     if not 1 <= num_inference_steps <= noise_timestep:
-        raise InputError("num_inference_steps", f"is {num_inference_steps}", f"Use 1 to noise_timestep ({noise_timestep})")
+        raise InputError(
+            "num_inference_steps", f"is {num_inference_steps}", f"Use 1 to noise_timestep ({noise_timestep})"
+        )
     stride = noise_timestep / num_inference_steps
     return [round(noise_timestep - k * stride) - 1 for k in range(num_inference_steps)]
 
 
-def add_noise(clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor | int, scheduler: DDIMScheduler) -> torch.Tensor:
+def add_noise(
+    clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor | int, scheduler: DDIMScheduler
+) -> torch.Tensor:
     """z_s = √ᾱ_s · z_0 + √(1 − ᾱ_s) · ε (paper §3). (B, D), (B, D) or (1, D), int or (B,) → (B, D)."""
     alpha = scheduler.alphas_cumprod.to(clean.device, torch.float64)[timestep]
     alpha = alpha[:, None] if alpha.ndim else alpha

@@ -7,20 +7,24 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from factories import EMBEDDING_DIM, make_clap
 
 from diffusion_link_hf import EmbeddingCache
 from diffusion_link_hf.data.audio_folder import read_audio_folder
 from diffusion_link_hf.data.embedding_cache import clap_fingerprint, embed_captions
 from diffusion_link_hf.errors import DataError
+from factories import EMBEDDING_DIM, make_clap
 
 
 def make(n=10, captions_each=2) -> EmbeddingCache:
     m = n * captions_each
     return EmbeddingCache(
-        torch.randn(n, EMBEDDING_DIM), torch.randn(m, EMBEDDING_DIM), torch.arange(m) // captions_each, [f"caption {i}" for i in range(m)],
-        [f"{i}.wav" for i in range(n)], {},
-    )  # fmt: skip
+        torch.randn(n, EMBEDDING_DIM),
+        torch.randn(m, EMBEDDING_DIM),
+        torch.arange(m) // captions_each,
+        [f"caption {i}" for i in range(m)],
+        [f"{i}.wav" for i in range(n)],
+        {},
+    )
 
 
 def test_round_trip(tmp_path):
@@ -95,19 +99,27 @@ def test_fingerprint_follows_the_weights():
 def folder(tmp_path):
     for k in range(3):
         sf.write(tmp_path / f"{k}.wav", np.random.default_rng(k).uniform(-0.1, 0.1, 48_000 * (1 + 10 * k)), 48_000)
-    (tmp_path / "metadata.csv").write_text('file_name,caption\n0.wav,"Rain, falling"\n1.wav,A dog\ngone.wav,A cat\n0.wav,Drops\n2.wav,Wind\n')
+    (tmp_path / "metadata.csv").write_text(
+        'file_name,caption\n0.wav,"Rain, falling"\n1.wav,A dog\ngone.wav,A cat\n0.wav,Drops\n2.wav,Wind\n'
+    )
     return tmp_path
 
 
 def test_audio_folder_gathers_captions(folder):
     rows = read_audio_folder(folder)
-    assert [(row.name, row.captions) for row in rows][:2] == [("0.wav", ("Rain, falling", "Drops")), ("1.wav", ("A dog",))]
+    assert [(row.name, row.captions) for row in rows][:2] == [
+        ("0.wav", ("Rain, falling", "Drops")),
+        ("1.wav", ("A dog",)),
+    ]
     (folder / "metadata.csv").unlink()
     (folder / "metadata.jsonl").write_text('{"file_name": "0.wav", "captions": ["a", "b"]}\n')
     assert read_audio_folder(folder)[0].captions == ("a", "b")
 
 
-@pytest.mark.parametrize("text", ["file_name,caption\n", "name,caption\na.wav,b\n", "file_name,caption\na.wav,\n", "file_name,title\na.wav,b\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["file_name,caption\n", "name,caption\na.wav,b\n", "file_name,caption\na.wav,\n", "file_name,title\na.wav,b\n"],
+)
 def test_wrong_metadata_is_refused(tmp_path, text):
     (tmp_path / "metadata.csv").write_text(text)
     with pytest.raises(DataError):
@@ -122,7 +134,9 @@ def test_embedding_a_folder(folder, tmp_path, pytestconfig, capsys):
     spec.loader.exec_module(embed)
     clap = make_clap()
     clap.save_pretrained(tmp_path / "clap")
-    assert embed.main(["--data", str(folder), "--clap", str(tmp_path / "clap"), "--output", str(tmp_path / "cache")]) == 1
+    assert (
+        embed.main(["--data", str(folder), "--clap", str(tmp_path / "clap"), "--output", str(tmp_path / "cache")]) == 1
+    )
     assert "gone.wav: does not exist" in capsys.readouterr().err
     cache = EmbeddingCache.load(tmp_path / "cache", clap_fingerprint(clap))
     assert cache.audio_names == ["0.wav", "1.wav", "2.wav"]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import make_pipeline
 
 from diffusion_link_hf.errors import ModelFolderError
 from diffusion_link_hf.hub.loading import default_pipeline_folder, refuse_pickles, resolve_folder
+from factories import make_pipeline
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -61,7 +61,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if revision not in ("main", COMMIT):
                 return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
             if len(parts) > 2 and parts[2] == "tree":
-                tree = [{"type": "file", "path": f.relative_to(folder).as_posix(), "size": f.stat().st_size, "oid": "0"} for f in files]
+                tree = [
+                    {"type": "file", "path": f.relative_to(folder).as_posix(), "size": f.stat().st_size, "oid": "0"}
+                    for f in files
+                ]
                 return self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
             siblings = [{"rfilename": f.relative_to(folder).as_posix()} for f in files]
             info = {"id": repo, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
@@ -102,11 +105,18 @@ def load(hub, cache, repo, revision=""):
     import os
 
     environment = {
-        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1",
-    }  # fmt: skip
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     environment.pop("HF_HUB_OFFLINE", None)
-    run = subprocess.run([sys.executable, "-c", PROGRAM, repo, revision], capture_output=True, text=True, env=environment, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, repo, revision], capture_output=True, text=True, env=environment, check=False
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from factories import make_tokenizer
 
 from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder
 from diffusion_link_hf.decoder import CaptionDecoder
 from diffusion_link_hf.training.arguments import load_recipe
+from factories import make_tokenizer
 
 CONFIGS = {"zeroshot": (1, 1, "text_only"), "supervised": (10, 2, "supervised")}
 
@@ -39,9 +39,15 @@ def test_reduced_size_runs(case):
     pipe = AudioCaptionPipeline.from_config(
         folder,
         clap={"depths": [1, 1, 1], "num_attention_heads": [1, 2, 4], "patch_embeds_hidden_size": 16, "hidden_size": 64},
-        decoder={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
-                 "intermediate_size": 96, "vocab_size": len(tokenizer)},
-    )  # fmt: skip
+        decoder={
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "intermediate_size": 96,
+            "vocab_size": len(tokenizer),
+        },
+    )
     pipe.decoder.tokenizer = tokenizer
     pipe.set_progress_bar_config(disable=True)
     assert pipe.projector.config.num_prefix_tokens == tokens
@@ -55,8 +61,20 @@ def test_reduced_size_runs(case):
 def test_recipes_are_the_papers(case):
     folder, tokens, layers, mode = case
     link = load_recipe(folder / "link.yaml")
-    assert (link.batch_size, link.learning_rate, link.lr_decay, link.lr_decay_every, link.ema_decay) == (128, 1e-4, 0.97, 200, 0.995)
+    assert (link.batch_size, link.learning_rate, link.lr_decay, link.lr_decay_every, link.ema_decay) == (
+        128,
+        1e-4,
+        0.97,
+        200,
+        0.995,
+    )
     decoder = load_recipe(folder / "decoder.yaml")
-    assert (decoder.mode, decoder.batch_size, decoder.epochs, decoder.warmup_epochs, decoder.learning_rate) == (mode, 4, 50, 2, 5e-6)
+    assert (decoder.mode, decoder.batch_size, decoder.epochs, decoder.warmup_epochs, decoder.learning_rate) == (
+        mode,
+        4,
+        50,
+        2,
+        5e-6,
+    )
     assert decoder.projector == {"num_prefix_tokens": tokens, "num_layers": layers}
     assert bool(decoder.instruction) == (mode == "text_only")

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from factories import EMBEDDING_DIM, make_link
 from safetensors.torch import load_file, save_file
 
 from diffusion_link_hf import DiffusionLinkModel
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.sampling import make_scheduler
+from factories import EMBEDDING_DIM, make_link
 
 
 def embeddings(rows=7, seed=0) -> torch.Tensor:
@@ -48,7 +48,9 @@ def test_network_is_the_papers(timestep):
     z = embeddings().double()
     with torch.no_grad():
         # The sinusoids are float32 in diffusers, the only place where the two differ.
-        np.testing.assert_allclose(link(z, timestep).sample.numpy(), numpy_network(link, z.numpy(), timestep), atol=2e-4)
+        np.testing.assert_allclose(
+            link(z, timestep).sample.numpy(), numpy_network(link, z.numpy(), timestep), atol=2e-4
+        )
 
 
 def test_a_new_network_predicts_zero():
@@ -102,7 +104,9 @@ def test_statistics_are_means_of_unit_rows():
     torch.testing.assert_close(link.text_mean, torch.nn.functional.normalize(text, dim=1).mean(0))
 
 
-@pytest.mark.parametrize("options", [{}, {"add_noise": False}, {"num_inference_steps": 1}, {"noise_timestep": 300, "num_inference_steps": 7}])
+@pytest.mark.parametrize(
+    "options", [{}, {"add_noise": False}, {"num_inference_steps": 1}, {"noise_timestep": 300, "num_inference_steps": 7}]
+)
 def test_a_row_does_not_depend_on_its_batch(options):
     link, e = make_link(), embeddings(33)
     together = link.bridge(e, **options)
@@ -132,7 +136,9 @@ def test_noise_comes_from_the_generator():
     for k in range(3):
         torch.testing.assert_close(each[k], link.bridge(e[k : k + 1], generator=seeded(k))[0], atol=1e-6, rtol=0)
     noise = torch.randn(3, EMBEDDING_DIM)
-    torch.testing.assert_close(link.bridge(e, noise=noise)[1:2], link.bridge(e[1:2], noise=noise[1:2]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        link.bridge(e, noise=noise)[1:2], link.bridge(e[1:2], noise=noise[1:2]), atol=1e-6, rtol=0
+    )
     assert torch.equal(link.bridge(e, add_noise=False, generator=seeded(1)), link.bridge(e, add_noise=False))
 
 
@@ -147,7 +153,9 @@ def test_bridge_equals_the_papers_procedure():
     with torch.no_grad():
         for t in (99, 79, 59, 39, 19):
             z = scheduler.step(link(z, t).sample, t, z).prev_sample
-    torch.testing.assert_close(link.bridge(e, "audio", noise=noise), torch.nn.functional.normalize(z, dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        link.bridge(e, "audio", noise=noise), torch.nn.functional.normalize(z, dim=1), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -203,7 +211,10 @@ def test_meta_device():
         assert next(DiffusionLinkModel().parameters()).is_meta
 
 
-@pytest.mark.parametrize("how", ["missing key", "missing buffer", "extra key", "wrong width", "nan", "pickle", "torn", "no folder", "other class"])
+@pytest.mark.parametrize(
+    "how",
+    ["missing key", "missing buffer", "extra key", "wrong width", "nan", "pickle", "torn", "no folder", "other class"],
+)
 def test_damaged_folders_are_refused(tmp_path, how):
     make_link().save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"

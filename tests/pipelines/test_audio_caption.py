@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from factories import EMBEDDING_DIM, make_clap, make_decoder, make_link, make_pipeline
 from safetensors.torch import load_file, save_file
 
 from diffusion_link_hf import AudioCaptionPipeline, PrefixProjector
 from diffusion_link_hf.errors import AudioContentError, AudioNotFoundError, HubAccessError, InputError, ModelFolderError
+from factories import EMBEDDING_DIM, make_clap, make_decoder, make_link, make_pipeline
 
 RATE = 48_000
 
 
 def recordings(n=5, seconds=1.0) -> list[np.ndarray]:
-    return [np.random.default_rng(k).uniform(-0.2, 0.2, round(RATE * seconds)).astype(np.float32) * (k + 1) for k in range(n)]
+    return [
+        np.random.default_rng(k).uniform(-0.2, 0.2, round(RATE * seconds)).astype(np.float32) * (k + 1)
+        for k in range(n)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,13 @@ def test_inputs_of_every_kind(pipe, tmp_path):
     path = tmp_path / "a.wav"
     sf.write(path, samples, RATE, subtype="FLOAT")
     expected = pipe(samples, RATE).captions
-    for way in (str(path), path, path.read_bytes(), {"array": samples, "sampling_rate": RATE}, torch.from_numpy(samples)):
+    for way in (
+        str(path),
+        path,
+        path.read_bytes(),
+        {"array": samples, "sampling_rate": RATE},
+        torch.from_numpy(samples),
+    ):
         assert pipe(way, RATE if isinstance(way, torch.Tensor) else None).captions == expected
     assert pipe([str(path), {"array": samples, "sampling_rate": RATE}, samples], RATE).captions == expected * 3
     assert pipe([]).captions == []
@@ -122,7 +131,14 @@ def test_one_bad_recording_raises(pipe):
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"batch_size": 1.5}, {"long_audio": "skip"}, {"noise_timestep": 0}, {"generation_kwargs": {"warmth": 1}}]
+    "options",
+    [
+        {"batch_size": 0},
+        {"batch_size": 1.5},
+        {"long_audio": "skip"},
+        {"noise_timestep": 0},
+        {"generation_kwargs": {"warmth": 1}},
+    ],
 )
 def test_impossible_options_are_refused(pipe, options):
     with pytest.raises(InputError):
@@ -144,7 +160,7 @@ def test_round_trip(tmp_path, lora):
     again.save_pretrained(tmp_path / "b")
     for file in (tmp_path / "a").rglob("*"):
         # transformers adds the dtype of loaded weights to clap/config.json
-        if file.is_file() and file.parent.name != "clap" or file.suffix == ".safetensors":
+        if (file.is_file() and file.parent.name != "clap") or file.suffix == ".safetensors":
             assert (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes() == file.read_bytes(), file
             assert str(tmp_path).encode() not in file.read_bytes()
     index = json.loads((tmp_path / "a" / "model_index.json").read_text())
@@ -230,10 +246,29 @@ def damage(folder, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["no clap", "no link", "no scheduler", "no projector", "no decoder", "index gone", "index torn", "entry gone", "required null",
-     "other pipeline", "other library", "unknown class", "entry malformed", "link width", "clap width", "projector width", "pickle",
-     "missing weight", "extra weight", "nan weight"],
-)  # fmt: skip
+    [
+        "no clap",
+        "no link",
+        "no scheduler",
+        "no projector",
+        "no decoder",
+        "index gone",
+        "index torn",
+        "entry gone",
+        "required null",
+        "other pipeline",
+        "other library",
+        "unknown class",
+        "entry malformed",
+        "link width",
+        "clap width",
+        "projector width",
+        "pickle",
+        "missing weight",
+        "extra weight",
+        "nan weight",
+    ],
+)
 def test_damaged_folders_are_refused(tmp_path, how):
     make_pipeline().save_pretrained(tmp_path)
     damage(tmp_path, how)

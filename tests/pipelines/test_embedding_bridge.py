@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from factories import EMBEDDING_DIM, make_link
 
 from diffusion_link_hf import DiffusionLinkPipeline
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from factories import EMBEDDING_DIM, make_link
 
 EMBEDS = torch.randn(6, EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
 
@@ -26,7 +26,9 @@ def test_an_empty_batch_is_empty():
     assert DiffusionLinkPipeline(make_link())(torch.empty(0, EMBEDDING_DIM)).embeds.shape == (0, EMBEDDING_DIM)
 
 
-@pytest.mark.parametrize("embeds", [EMBEDS[0], EMBEDS[:, :5], EMBEDS.long(), np.ones((2, 3, 4)), [[1.0] * EMBEDDING_DIM]])
+@pytest.mark.parametrize(
+    "embeds", [EMBEDS[0], EMBEDS[:, :5], EMBEDS.long(), np.ones((2, 3, 4)), [[1.0] * EMBEDDING_DIM]]
+)
 def test_wrong_embeddings_are_refused(embeds):
     with pytest.raises(InputError, match="embeds"):
         DiffusionLinkPipeline(make_link())(embeds)

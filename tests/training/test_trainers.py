@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from factories import EMBEDDING_DIM, make_clap, make_language_model, make_tokenizer
 from safetensors.torch import load_file
 
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, EmbeddingCache
@@ -19,6 +18,7 @@ from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training.arguments import DecoderTrainingArguments, LinkTrainingArguments, load_recipe
 from diffusion_link_hf.training.decoder_trainer import BatchOrder, train_decoder, warmup_cosine
 from diffusion_link_hf.training.link_trainer import fit_ridge, matched_cosine, train_link
+from factories import EMBEDDING_DIM, make_clap, make_language_model, make_tokenizer
 
 WORDS = ("dog", "rain", "bell", "wind")
 
@@ -33,9 +33,13 @@ def make_cache(n=240, seed=0, clap=None) -> EmbeddingCache:
     audio = text @ rotation + 2.0 + 0.3 * torch.randn(n, EMBEDDING_DIM, generator=generator)
     unit = torch.nn.functional.normalize
     return EmbeddingCache(
-        unit(audio, dim=1), unit(text, dim=1), torch.arange(n), [WORDS[k] for k in kind], [f"{i}.wav" for i in range(n)],
+        unit(audio, dim=1),
+        unit(text, dim=1),
+        torch.arange(n),
+        [WORDS[k] for k in kind],
+        [f"{i}.wav" for i in range(n)],
         {"clap": clap_fingerprint(clap) if clap else None},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -46,10 +50,17 @@ def cache(tmp_path):
 
 def link_arguments(cache, output, **changes):
     options = {
-        "max_steps": 300, "batch_size": 64, "learning_rate": 2e-3, "max_train_timestep": 150, "validation_fraction": 0.2,
-        "checkpoint_every": 100, "validate_every": 100, "report_to": "none", "ema_decay": 0.98,
+        "max_steps": 300,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "max_train_timestep": 150,
+        "validation_fraction": 0.2,
+        "checkpoint_every": 100,
+        "validate_every": 100,
+        "report_to": "none",
+        "ema_decay": 0.98,
         "model": {"width": 64, "time_embed_dim": 16, "add_noise": False, "num_inference_steps": 1},
-    }  # fmt: skip
+    }
     return LinkTrainingArguments(cache=str(cache), output=str(output), **{**options, **changes})
 
 
@@ -83,7 +94,10 @@ def test_ridge_is_the_closed_form(cache):
     assert min(candidates) < 1e-4
 
 
-@pytest.mark.parametrize("changes", [{"topology_source": "both"}, {"text_to_text": False}, {"max_grad_norm": 1.0}, {"topology_reduction": "sum"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"topology_source": "both"}, {"text_to_text": False}, {"max_grad_norm": 1.0}, {"topology_reduction": "sum"}],
+)
 def test_variants_run(cache, tmp_path, changes):
     assert train_link(link_arguments(cache, tmp_path / "out", max_steps=5, **changes))["link"] > -1
 
@@ -97,7 +111,7 @@ def test_captions_without_audio_join_the_text_branch(tmp_path):
     remap[used] = torch.arange(len(used))
     EmbeddingCache(
         whole.audio[used], whole.text, remap[owners], whole.captions, [whole.audio_names[i] for i in used.tolist()], {}
-    ).save(tmp_path / "cache")  # fmt: skip
+    ).save(tmp_path / "cache")
     metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out"))
     assert metrics["link"] > metrics["centred"] + 0.3
 
@@ -114,11 +128,22 @@ def base(tmp_path):
 
 def decoder_arguments(cache, base, output, **changes):
     options = {
-        "mode": "supervised", "projector": {"num_prefix_tokens": 2, "num_layers": 2}, "max_steps": 250, "warmup_steps": 10, "batch_size": 32,
-        "learning_rate": 2e-2, "max_grad_norm": 1.0, "lora": {"r": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]},
-        "validation_fraction": 0.2, "report_to": "none", "checkpoint_every": 80, "validate_every": 100,
-    }  # fmt: skip
-    return DecoderTrainingArguments(cache=str(cache), output=str(output), base_model=str(base), **{**options, **changes})
+        "mode": "supervised",
+        "projector": {"num_prefix_tokens": 2, "num_layers": 2},
+        "max_steps": 250,
+        "warmup_steps": 10,
+        "batch_size": 32,
+        "learning_rate": 2e-2,
+        "max_grad_norm": 1.0,
+        "lora": {"r": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]},
+        "validation_fraction": 0.2,
+        "report_to": "none",
+        "checkpoint_every": 80,
+        "validate_every": 100,
+    }
+    return DecoderTrainingArguments(
+        cache=str(cache), output=str(output), base_model=str(base), **{**options, **changes}
+    )
 
 
 @pytest.mark.parametrize(("mode", "lora"), [("supervised", True), ("text_only", True), ("supervised", False)])
@@ -135,9 +160,17 @@ def test_decoder_stage_ends_in_a_pipeline(base, tmp_path):
     make_cache(clap=clap).save(tmp_path / "cache")
     train_link(link_arguments(tmp_path / "cache", tmp_path / "link", max_steps=20))
     arguments = decoder_arguments(
-        tmp_path / "cache", base, tmp_path / "pipe", clap=str(tmp_path / "clap"), link=str(tmp_path / "link" / "link"), max_steps=20,
-        include_base=True, weights_dtype="float16", bridge_noise="fresh", gradient_accumulation_steps=2,
-    )  # fmt: skip
+        tmp_path / "cache",
+        base,
+        tmp_path / "pipe",
+        clap=str(tmp_path / "clap"),
+        link=str(tmp_path / "link" / "link"),
+        max_steps=20,
+        include_base=True,
+        weights_dtype="float16",
+        bridge_noise="fresh",
+        gradient_accumulation_steps=2,
+    )
     train_decoder(arguments)
     pipe = AudioCaptionPipeline.from_pretrained(tmp_path / "pipe")
     pipe.set_progress_bar_config(disable=True)
@@ -148,7 +181,9 @@ def test_decoder_stage_ends_in_a_pipeline(base, tmp_path):
     other.model.audio_projection.linear1.weight.data += 1
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(DataError, match="was made by CLAP"):
-        train_decoder(decoder_arguments(tmp_path / "cache", base, tmp_path / "x", clap=str(tmp_path / "other"), max_steps=1))
+        train_decoder(
+            decoder_arguments(tmp_path / "cache", base, tmp_path / "x", clap=str(tmp_path / "other"), max_steps=1)
+        )
 
 
 def recipe_file(tmp_path, arguments) -> str:
@@ -171,9 +206,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(cache, base, tmp_path, pytestconf
 
     def command(output):
         if stage == "link":
-            arguments = link_arguments(cache, output, max_steps=400, checkpoint_every=40, model={"width": 32, "time_embed_dim": 8, "dropout": 0.1})
+            arguments = link_arguments(
+                cache,
+                output,
+                max_steps=400,
+                checkpoint_every=40,
+                model={"width": 32, "time_embed_dim": 8, "dropout": 0.1},
+            )
         else:
-            arguments = decoder_arguments(cache, base, output, max_steps=60, checkpoint_every=10, lora={"r": 4, "lora_dropout": 0.1})
+            arguments = decoder_arguments(
+                cache, base, output, max_steps=60, checkpoint_every=10, lora={"r": 4, "lora_dropout": 0.1}
+            )
         return [sys.executable, str(pytestconfig.rootpath / "examples" / "train.py"), recipe_file(tmp_path, arguments)]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -227,13 +270,18 @@ def test_schedule():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("stage: lnk", "stage"), ("- a", "list"), ("stage: link\ncache: a\noutput: b\nlerning_rate: 1", "lerning_rate"),
-        ("stage: link\ncache: a\noutput: b\nbatch_size: many", "int"), ("stage: link\ncache: a\noutput: b\nlearning_rate: 0", "positive"),
-        ("stage: link\noutput: b", "cache"), ("stage: decoder\ncache: a\noutput: b", "base_model"),
-        ("stage: decoder\ncache: a\noutput: b\nbase_model: c\nmode: telepathy", "telepathy"), ("a: [", "cannot be read"),
+        ("stage: lnk", "stage"),
+        ("- a", "list"),
+        ("stage: link\ncache: a\noutput: b\nlerning_rate: 1", "lerning_rate"),
+        ("stage: link\ncache: a\noutput: b\nbatch_size: many", "int"),
+        ("stage: link\ncache: a\noutput: b\nlearning_rate: 0", "positive"),
+        ("stage: link\noutput: b", "cache"),
+        ("stage: decoder\ncache: a\noutput: b", "base_model"),
+        ("stage: decoder\ncache: a\noutput: b\nbase_model: c\nmode: telepathy", "telepathy"),
+        ("a: [", "cannot be read"),
         ("stage: link\ncache: a\noutput: b\nmax_train_timestep: 2000", "2000"),
     ],
-)  # fmt: skip
+)
 def test_wrong_recipes_are_refused(tmp_path, text, words):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=words) as caught:

@@ -41,17 +41,31 @@ class EmbeddingCache:
         n, m = len(self.audio), len(self.text)
         problems = [
             (self.audio.ndim != 2 or self.text.ndim != 2, "embeddings are not two-dimensional"),
-            (self.audio.ndim == 2 == self.text.ndim and self.audio.shape[1] != self.text.shape[1], "audio and text widths differ"),
+            (
+                self.audio.ndim == 2 == self.text.ndim and self.audio.shape[1] != self.text.shape[1],
+                "audio and text widths differ",
+            ),
             (m == 0, "there are no captions"),
-            (not len(self.captions) == m == len(self.caption_audio), "captions, text and caption_audio differ in number"),
+            (
+                not len(self.captions) == m == len(self.caption_audio),
+                "captions, text and caption_audio differ in number",
+            ),
             (len(self.audio_names) != n, "audio and audio_names differ in number"),
-            (m > 0 and not -1 <= int(self.caption_audio.min()) <= int(self.caption_audio.max()) < n, "caption_audio is out of range"),
-            (not (torch.isfinite(self.audio).all() and torch.isfinite(self.text).all()), "embeddings hold NaN or infinity"),
+            (
+                m > 0 and not -1 <= int(self.caption_audio.min()) <= int(self.caption_audio.max()) < n,
+                "caption_audio is out of range",
+            ),
+            (
+                not (torch.isfinite(self.audio).all() and torch.isfinite(self.text).all()),
+                "embeddings hold NaN or infinity",
+            ),
         ]
         for wrong, problem in problems:
             if wrong:
                 raise DataError(
-                    "embedding cache", f"{problem} (audio {tuple(self.audio.shape)}, text {tuple(self.text.shape)})", "Make it again"
+                    "embedding cache",
+                    f"{problem} (audio {tuple(self.audio.shape)}, text {tuple(self.text.shape)})",
+                    "Make it again",
                 )
 
     @property
@@ -81,9 +95,13 @@ class EmbeddingCache:
         offset = int((used < 0).any())  # -1 sorts first and stays -1
         used = used[used >= 0]
         return EmbeddingCache(
-            self.audio[used], self.text[rows], inverse - offset, [self.captions[i] for i in rows.tolist()],
-            [self.audio_names[i] for i in used.tolist()], self.manifest,
-        )  # fmt: skip
+            self.audio[used],
+            self.text[rows],
+            inverse - offset,
+            [self.captions[i] for i in rows.tolist()],
+            [self.audio_names[i] for i in used.tolist()],
+            self.manifest,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the cache; the manifest comes last, so that an interrupted writing is never taken for a cache."""
@@ -94,11 +112,18 @@ class EmbeddingCache:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / EMBEDDINGS)
         with open(folder / CAPTIONS, "w", encoding="utf-8") as file:
             for caption, owner in zip(self.captions, self.caption_audio.tolist(), strict=True):
-                file.write(json.dumps({"caption": caption, "audio": self.audio_names[owner] if owner >= 0 else None}) + "\n")
+                file.write(
+                    json.dumps({"caption": caption, "audio": self.audio_names[owner] if owner >= 0 else None}) + "\n"
+                )
         manifest = {
-            **self.manifest, "format": FORMAT, "audio_names": self.audio_names, "embedding_dim": self.embedding_dim,
-            "recordings": len(self.audio), "captions": len(self.text), "fingerprint": self.fingerprint,
-        }  # fmt: skip
+            **self.manifest,
+            "format": FORMAT,
+            "audio_names": self.audio_names,
+            "embedding_dim": self.embedding_dim,
+            "recordings": len(self.audio),
+            "captions": len(self.text),
+            "fingerprint": self.fingerprint,
+        }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -117,12 +142,19 @@ class EmbeddingCache:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest.get("format") != FORMAT:
-                raise DataError(folder, f"has the format {manifest.get('format')!r}, expected {FORMAT!r}", "Make the cache again")
+                raise DataError(
+                    folder, f"has the format {manifest.get('format')!r}, expected {FORMAT!r}", "Make the cache again"
+                )
             tensors = load_file(folder / EMBEDDINGS)
             with open(folder / CAPTIONS, encoding="utf-8") as file:
                 captions = [json.loads(line)["caption"] for line in file]
             cache = cls(
-                tensors["audio"].float(), tensors["text"].float(), tensors["caption_audio"], captions, manifest["audio_names"], manifest
+                tensors["audio"].float(),
+                tensors["text"].float(),
+                tensors["caption_audio"],
+                captions,
+                manifest["audio_names"],
+                manifest,
             )
         except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
             raise DataError(folder, f"is damaged ({error})", "Make the cache again") from error
@@ -130,7 +162,9 @@ class EmbeddingCache:
             raise DataError(folder, "its contents do not match its manifest", "Make the cache again")
         made_by = manifest.get("clap")
         if clap_fingerprint is not None and made_by != clap_fingerprint:
-            raise DataError(folder, f"was made by CLAP {made_by}, not by {clap_fingerprint}", "Embed the data with this CLAP")
+            raise DataError(
+                folder, f"was made by CLAP {made_by}, not by {clap_fingerprint}", "Embed the data with this CLAP"
+            )
         return cache
 
 
@@ -145,7 +179,9 @@ def clap_fingerprint(clap) -> str:
     return digest.hexdigest()[:16]
 
 
-def embed_captions(clap, audio: torch.Tensor, audio_names: Sequence[str], captions: Sequence[Sequence[str]], **manifest) -> EmbeddingCache:
+def embed_captions(
+    clap, audio: torch.Tensor, audio_names: Sequence[str], captions: Sequence[Sequence[str]], **manifest
+) -> EmbeddingCache:
     """A cache from embedded audio (N, D) and each recording's captions."""
     flat = [caption for own in captions for caption in own]
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own], dtype=torch.long)

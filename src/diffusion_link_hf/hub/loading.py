@@ -23,7 +23,9 @@ def default_pipeline_folder() -> Path:
         if (folder / "model_index.json").is_file():
             return folder
     raise ModelFolderError(
-        DEFAULT_PIPELINE, f"the embedded pipeline is not installed beside {package}", "Reinstall the package, or name a folder or a Hub id"
+        DEFAULT_PIPELINE,
+        f"the embedded pipeline is not installed beside {package}",
+        "Reinstall the package, or name a folder or a Hub id",
     )
 
 
@@ -51,7 +53,7 @@ def resolve_folder(
         return default_pipeline_folder()
     if path.exists():
         raise ModelFolderError(name, "is a file", "Name the folder that holds it")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep != "/" and os.sep in name:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name):
         raise ModelFolderError(name, "no such folder", "Check the path; a Hub id has the form owner/name")
     return download_snapshot(name, revision, token, cache_dir, local_files_only, allow_patterns)
 
@@ -68,8 +70,8 @@ def download_snapshot(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HFValidationError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -79,21 +81,32 @@ def download_snapshot(
     try:
         return Path(
             snapshot_download(
-                repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only,
-                allow_patterns=allow_patterns, ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLE_SUFFIXES)],
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=allow_patterns,
+                ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLE_SUFFIXES)],
             )
-        )  # fmt: skip
+        )
     except HFValidationError as error:
-        raise HubAccessError(where, "is neither a folder nor a Hub id", "Check the path; a Hub id has the form owner/name") from error
+        raise HubAccessError(
+            where, "is neither a folder nor a Hub id", "Check the path; a Hub id has the form owner/name"
+        ) from error
     except GatedRepoError as error:
         raise HubAccessError(
-            where, "is gated", f"Accept its licence on https://huggingface.co/{repo_id} and log in (hf auth login) or pass token="
+            where,
+            "is gated",
+            f"Accept its licence on https://huggingface.co/{repo_id} and log in (hf auth login) or pass token=",
         ) from error
     except RevisionNotFoundError as error:
         raise HubAccessError(where, "has no such revision", "Name an existing branch, tag or commit") from error
     except RepositoryNotFoundError as error:
         raise HubAccessError(
-            where, "is neither a folder here nor a repository on the Hub", "Check the name; a private repository needs token="
+            where,
+            "is neither a folder here nor a repository on the Hub",
+            "Check the name; a private repository needs token=",
         ) from error
     except LocalEntryNotFoundError as error:
         raise HubAccessError(
@@ -114,7 +127,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelFolderError(path, "is missing", "The folder is incomplete: save or download it again") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelFolderError(path, f"is not JSON ({error})", "The file is damaged: save or download it again") from error
+        raise ModelFolderError(
+            path, f"is not JSON ({error})", "The file is damaged: save or download it again"
+        ) from error
     if not isinstance(value, dict):
         raise ModelFolderError(path, f"holds a {type(value).__name__}", "A JSON object is expected")
     return value
@@ -124,11 +139,13 @@ def refuse_pickles(folder: Path) -> None:
     """Raises ModelFolderError if the folder, or one in it, holds a file that would have to be unpickled."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICKLE_SUFFIXES:
-            raise ModelFolderError(path, "is a pickle, which can run code when it is read", "Use safetensors files only, and remove it")
+            raise ModelFolderError(
+                path, "is a pickle, which can run code when it is read", "Use safetensors files only, and remove it"
+            )
 
 
 def check_loading_info(folder: LoadPath, info: dict[str, Any]) -> None:
-    """Raises ModelFolderError if a loader reports missing, unexpected or mismatched keys (diffusers and transformers)."""
+    """Raises ModelFolderError if a loader of diffusers or transformers reports keys that do not match."""
 
     def some(keys: Iterable) -> str:
         keys = sorted(str(key) for key in keys)
@@ -141,16 +158,22 @@ def check_loading_info(folder: LoadPath, info: dict[str, Any]) -> None:
         ("error_msgs", "could not load"),
     ):
         if info.get(kind):
-            raise ModelFolderError(folder, f"{problem} {some(info[kind])}", "Weights and config.json must come from the same model")
+            raise ModelFolderError(
+                folder, f"{problem} {some(info[kind])}", "Weights and config.json must come from the same model"
+            )
 
 
 def check_finite(module: torch.nn.Module, folder: LoadPath) -> None:
     """Raises ModelFolderError if a parameter or buffer holds NaN or infinity, or was never loaded (is on meta)."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:
-            raise ModelFolderError(folder, f"weight {name} was not loaded", "The file is incomplete: save or download it again")
+            raise ModelFolderError(
+                folder, f"weight {name} was not loaded", "The file is incomplete: save or download it again"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelFolderError(folder, f"weight {name} holds NaN or infinite values", "The training diverged or the file is damaged")
+            raise ModelFolderError(
+                folder, f"weight {name} holds NaN or infinite values", "The training diverged or the file is damaged"
+            )
 
 
 def drop_local_names(path: Path) -> None:
@@ -195,7 +218,9 @@ class StrictModel(ModelMixin, ConfigMixin):
         refuse_pickles(folder)
         class_name = read_json(folder / cls.config_name).get("_class_name")
         if class_name not in (None, cls.__name__):
-            raise ModelFolderError(folder, f"holds a {class_name}", f"{cls.__name__} cannot read it: load it with its own class")
+            raise ModelFolderError(
+                folder, f"holds a {class_name}", f"{cls.__name__} cannot read it: load it with its own class"
+            )
         kwargs["dtype"] = kwargs.get("dtype") or torch.float32
         try:
             model, info = super().from_pretrained(folder, use_safetensors=True, output_loading_info=True, **kwargs)
@@ -203,7 +228,9 @@ class StrictModel(ModelMixin, ConfigMixin):
             if isinstance(error, ModelFolderError):
                 raise
             raise ModelFolderError(
-                folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and come from the same model"
+                folder,
+                f"cannot be loaded ({error})",
+                "Weights and config.json must be whole and come from the same model",
             ) from error
         check_loading_info(folder, info)
         check_finite(model, folder)

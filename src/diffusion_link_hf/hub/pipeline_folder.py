@@ -18,21 +18,21 @@ INDEX = DiffusionPipeline.config_name  # model_index.json
 
 
 def public_name(component: Any) -> list[str | None]:
-    """[library, class] as model_index.json records it: short, so that a module may move without breaking saved folders."""
+    """[library, class] as model_index.json records it: short, so that modules may move without breaking folders."""
     if component is None:
         return [None, None]
     return [type(component).__module__.split(".")[0], type(component).__name__]
 
 
 def _cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy in ``dtype``; by torch's own ``to``, since that of `ModelMixin` warns of modules to keep in float32: none."""
+    """A copy in ``dtype``, by torch's own ``to``: that of `ModelMixin` warns of an empty list of exceptions."""
     return torch.nn.Module.to(copy.deepcopy(model), dtype)
 
 
 class FolderPipeline(DiffusionPipeline):
-    """A `DiffusionPipeline` that saves and loads third-party components by their public names, completely or not at all.
+    """A `DiffusionPipeline` that saves and loads our components by their public names, completely or not at all.
 
-    diffusers records such components by their full module path and refuses them from the Hub; it also loses PEFT models.
+    diffusers records third-party components by full module path, refuses them from the Hub and loses PEFT models.
     """
 
     # Keyword arguments that a component's own from_pretrained takes besides the folder.
@@ -45,13 +45,19 @@ class FolderPipeline(DiffusionPipeline):
     @classmethod
     def _component_names(cls) -> list[str]:
         required, optional = cls._get_signature_keys(cls)
-        return [name for name in required if name != "self"] + [name for name in optional if name in cls._optional_components]
+        return [name for name in required if name != "self"] + [
+            name for name in optional if name in cls._optional_components
+        ]
 
     @classmethod
     def download(cls, pretrained_model_name_or_path: LoadPath, **kwargs) -> str:
         """Fetch a pipeline's repository and return its local folder."""
         known = {key: kwargs.get(key) for key in ("revision", "token", "cache_dir") if kwargs.get(key) is not None}
-        return str(resolve_folder(pretrained_model_name_or_path, local_files_only=kwargs.get("local_files_only", False), **known))
+        return str(
+            resolve_folder(
+                pretrained_model_name_or_path, local_files_only=kwargs.get("local_files_only", False), **known
+            )
+        )
 
     @classmethod
     def from_pretrained(
@@ -84,13 +90,21 @@ class FolderPipeline(DiffusionPipeline):
         names = cls._component_names()
         unknown = sorted(set(components) - set(names))
         if unknown:
-            raise InputError("from_pretrained", f"got {', '.join(unknown)}", f"Components are {', '.join(names)}; or dtype= and Hub options")
+            raise InputError(
+                "from_pretrained",
+                f"got {', '.join(unknown)}",
+                f"Components are {', '.join(names)}; or dtype= and Hub options",
+            )
         index = read_json(folder / INDEX)
         if index.get("_class_name") != cls.__name__:
-            raise ModelFolderError(folder / INDEX, f"describes a {index.get('_class_name')!r}", f"{cls.__name__} cannot read it")
+            raise ModelFolderError(
+                folder / INDEX, f"describes a {index.get('_class_name')!r}", f"{cls.__name__} cannot read it"
+            )
         hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         loaded = {
-            name: components[name] if name in components else cls._load_component(folder, name, index.get(name), dtype, hub)
+            name: components[name]
+            if name in components
+            else cls._load_component(folder, name, index.get(name), dtype, hub)
             for name in names
         }
         pipeline = cls(**loaded)
@@ -100,14 +114,18 @@ class FolderPipeline(DiffusionPipeline):
     @classmethod
     def _load_component(cls, folder: Path, name: str, entry: Any, dtype: torch.dtype | None, hub: dict[str, Any]):
         if entry is None:
-            raise ModelFolderError(folder / INDEX, f"has no entry for {name}", "The file is incomplete: save or download it again")
+            raise ModelFolderError(
+                folder / INDEX, f"has no entry for {name}", "The file is incomplete: save or download it again"
+            )
         if entry == [None, None]:
             if name in cls._optional_components:
                 return None
             raise ModelFolderError(folder / INDEX, f"has {name} = null", f"Pass {name}= or use a complete folder")
         component_class = cls._component_class(folder, name, entry)
         if not (folder / name).is_dir():
-            raise ModelFolderError(folder / name, "is missing, though model_index.json names it", "Save or download the folder again")
+            raise ModelFolderError(
+                folder / name, "is missing, though model_index.json names it", "Save or download the folder again"
+            )
         refuse_pickles(folder / name)
         if name in cls._hub_components:
             return component_class.from_pretrained(folder / name, dtype=dtype, **hub)
@@ -116,7 +134,9 @@ class FolderPipeline(DiffusionPipeline):
         try:
             return component_class.from_pretrained(folder / name)
         except Exception as error:
-            raise ModelFolderError(folder / name, f"cannot be loaded ({error})", "Save or download the folder again") from error
+            raise ModelFolderError(
+                folder / name, f"cannot be loaded ({error})", "Save or download the folder again"
+            ) from error
 
     @staticmethod
     def _component_class(folder: Path, name: str, entry: Any) -> type:
@@ -128,7 +148,9 @@ class FolderPipeline(DiffusionPipeline):
         found = getattr(module, class_name, None) if module else None
         if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
             raise ModelFolderError(
-                folder / INDEX, f"wants {library}.{class_name} for {name}, which is not there", f"Import {library} first, or pass {name}="
+                folder / INDEX,
+                f"wants {library}.{class_name} for {name}, which is not there",
+                f"Import {library} first, or pass {name}=",
             )
         return found
 

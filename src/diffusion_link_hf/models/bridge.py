@@ -81,4 +81,6 @@ class BridgeModel(StrictModel):
         bad = ~torch.isfinite(embeds).all(1) | (embeds == 0).all(1)
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise InputError("embeds", f"row {row} is zero, NaN or infinite ({int(bad.sum())} such rows)", "Leave those rows out")
+            raise InputError(
+                "embeds", f"row {row} is zero, NaN or infinite ({int(bad.sum())} such rows)", "Leave those rows out"
+            )

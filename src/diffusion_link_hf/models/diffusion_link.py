@@ -1,6 +1,7 @@
 """Diffusion-Link: a residual MLP denoiser that maps an embedding of either modality to a text-like one."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers import DDIMScheduler
@@ -62,8 +63,8 @@ class DiffusionLinkModel(BridgeModel):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResidualBlock"]
-    _repeated_blocks = ["ResidualBlock"]
+    _no_split_modules: ClassVar[list[str]] = ["ResidualBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["ResidualBlock"]
 
     @register_to_config
     def __init__(
@@ -80,9 +81,13 @@ class DiffusionLinkModel(BridgeModel):
         noise_seed: int = 0,
     ):
         super().__init__()
-        shallow_timesteps(noise_timestep, num_inference_steps)  # refuses impossible values here rather than at first use
+        shallow_timesteps(
+            noise_timestep, num_inference_steps
+        )  # refuses impossible values here rather than at first use
         if time_embed_dim % 2:
-            raise InputError("time_embed_dim", f"is {time_embed_dim}", "Use an even number: half of it are sines, half cosines")
+            raise InputError(
+                "time_embed_dim", f"is {time_embed_dim}", "Use an even number: half of it are sines, half cosines"
+            )
         self._register_statistics(embedding_dim)
         self.time_embed = nn.Sequential(
             nn.Linear(time_embed_dim, time_embed_dim), nn.SiLU(), nn.Linear(time_embed_dim, time_embed_dim)
@@ -105,7 +110,9 @@ class DiffusionLinkModel(BridgeModel):
             return_dict: whether to return an output object or a tuple.
         """
         timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        angles = get_timestep_embedding(timesteps, self.config.time_embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        angles = get_timestep_embedding(
+            timesteps, self.config.time_embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0
+        )
         x = self.proj_in(sample)
         t = self.time_embed(angles.to(x.dtype))  # (B, T), or (1, T) when all rows share a timestep
         for block in self.blocks:
@@ -149,9 +156,15 @@ class DiffusionLinkModel(BridgeModel):
             InputError: see `BridgeModel.bridge`, `sampling.shallow_timesteps` and `sampling.check_scheduler`.
         """
         return super().bridge(
-            embeds, modality, scheduler=scheduler, generator=generator, noise=noise,
-            num_inference_steps=num_inference_steps, noise_timestep=noise_timestep, add_noise=add_noise,
-        )  # fmt: skip
+            embeds,
+            modality,
+            scheduler=scheduler,
+            generator=generator,
+            noise=noise,
+            num_inference_steps=num_inference_steps,
+            noise_timestep=noise_timestep,
+            add_noise=add_noise,
+        )
 
     def _bridge(self, embeds, modality, *, scheduler, generator, noise, num_inference_steps, noise_timestep, add_noise):
         scheduler = scheduler or make_scheduler()
@@ -177,7 +190,11 @@ class DiffusionLinkModel(BridgeModel):
             return noise
         if isinstance(generator, (list, tuple)):
             if len(generator) != rows:
-                raise InputError("generator", f"is a list of {len(generator)}", f"Pass one generator per row ({rows}), or a single one")
+                raise InputError(
+                    "generator",
+                    f"is a list of {len(generator)}",
+                    f"Pass one generator per row ({rows}), or a single one",
+                )
             return torch.cat([self._draw(one) for one in generator]) if generator else torch.empty(0, width)
         return self._draw(generator or torch.Generator().manual_seed(self.config.noise_seed))
 

@@ -18,13 +18,18 @@ class PrefixProjector(StrictModel):
         hidden_size: h, width of the decoder's token embeddings.
         num_prefix_tokens: m; the paper uses 1 for text-only training and 10 for supervised training.
         num_layers: linear layers, 1 (text-only) or 2 (supervised).
-        activation: between two layers: "gelu", "silu", "tanh" or "none". The paper gives none; without one the two layers
-            would be one of lower rank.
+        activation: between two layers: "gelu", "silu", "tanh" or "none". The paper gives none; without one the two
+            layers would be one of lower rank.
     """
 
     @register_to_config
     def __init__(
-        self, embedding_dim: int = 512, hidden_size: int = 4096, num_prefix_tokens: int = 1, num_layers: int = 1, activation: str = "gelu"
+        self,
+        embedding_dim: int = 512,
+        hidden_size: int = 4096,
+        num_prefix_tokens: int = 1,
+        num_layers: int = 1,
+        activation: str = "gelu",
     ):
         super().__init__()
         if num_layers not in (1, 2):
@@ -37,10 +42,14 @@ class PrefixProjector(StrictModel):
         if num_layers == 1:
             self.layers = nn.Sequential(nn.Linear(embedding_dim, out))
         else:
-            self.layers = nn.Sequential(nn.Linear(embedding_dim, hidden_size), ACTIVATIONS[activation](), nn.Linear(hidden_size, out))
+            self.layers = nn.Sequential(
+                nn.Linear(embedding_dim, hidden_size), ACTIVATIONS[activation](), nn.Linear(hidden_size, out)
+            )
 
     def forward(self, embeds: torch.Tensor) -> torch.Tensor:
         """(B, D) unit embeddings → (B, m, h)."""
         if embeds.ndim != 2 or embeds.shape[1] != self.config.embedding_dim:
-            raise InputError("embeds", f"has shape {tuple(embeds.shape)}", f"This projector takes (B, {self.config.embedding_dim})")
+            raise InputError(
+                "embeds", f"has shape {tuple(embeds.shape)}", f"This projector takes (B, {self.config.embedding_dim})"
+            )
         return self.layers(embeds).unflatten(1, (self.config.num_prefix_tokens, self.config.hidden_size))

@@ -1,7 +1,7 @@
 """The main pipeline: recordings in, captions out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class AudioCaptionPipeline(FolderPipeline):
     """
 
     model_cpu_offload_seq = "clap->link->projector->decoder"
-    _optional_components = ["link", "scheduler"]
+    _optional_components: ClassVar[list[str]] = ["link", "scheduler"]
     _hub_components = ("clap", "decoder")
 
     def __init__(
@@ -50,9 +50,12 @@ class AudioCaptionPipeline(FolderPipeline):
     ):
         super().__init__()
         self.register_modules(
-            clap=clap, projector=projector, decoder=decoder, link=link,
+            clap=clap,
+            projector=projector,
+            decoder=decoder,
+            link=link,
             scheduler=make_scheduler() if link is not None and scheduler is None else scheduler,
-        )  # fmt: skip
+        )
 
     def check_components(self, item: object) -> None:
         width = self.clap.embedding_dim
@@ -66,12 +69,14 @@ class AudioCaptionPipeline(FolderPipeline):
         if self.projector.config.hidden_size != self.decoder.hidden_size:
             raise ModelFolderError(
                 item,
-                f"projector writes vectors {self.projector.config.hidden_size} wide, decoder reads {self.decoder.hidden_size}",
+                f"projector is {self.projector.config.hidden_size} wide, decoder {self.decoder.hidden_size}",
                 "Use components that were trained together",
             )
 
     @classmethod
-    def from_config(cls, folder: LoadPath | None = None, *, clap: dict | None = None, decoder: dict | None = None, **components):
+    def from_config(
+        cls, folder: LoadPath | None = None, *, clap: dict | None = None, decoder: dict | None = None, **components
+    ):
         """Build the architecture of a folder with random weights, without a network.
 
         Args:
@@ -108,16 +113,18 @@ class AudioCaptionPipeline(FolderPipeline):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError("batch_size", f"is {batch_size!r}", "Use a whole number of at least 1")
         if long_audio not in LONG_AUDIO:
-            raise InputError("long_audio", f"is {long_audio!r}", "Use 'windows' (a caption each) or 'average' (one caption)")
+            raise InputError(
+                "long_audio", f"is {long_audio!r}", "Use 'windows' (a caption each) or 'average' (one caption)"
+            )
 
     def encode_audio(self, windows: torch.Tensor | np.ndarray | Sequence[AudioWindow]) -> torch.Tensor:
-        """Ten-second windows at 48 kHz → (B, D) unit CLAP embeddings. Takes (B, 480000) floats or `AudioWindow` objects."""
+        """Ten-second windows at 48 kHz, (B, 480000) floats or `AudioWindow` objects → (B, D) unit CLAP embeddings."""
         if not isinstance(windows, (torch.Tensor, np.ndarray)):
             windows = np.stack([window.samples for window in windows])
         return self.clap(waveforms=torch.as_tensor(windows).to(self._execution_device))
 
     def bridge(self, embeds: torch.Tensor, modality: Modality = "audio", **options) -> torch.Tensor:
-        """(B, D) CLAP embeddings → (B, D) text-like ones; unchanged without a link. Options as `DiffusionLinkModel.bridge`."""
+        """(B, D) CLAP embeddings → (B, D) text-like ones, unchanged without a link; see `DiffusionLinkModel.bridge`."""
         if self.link is None:
             return embeds
         return self.link.bridge(embeds, modality, scheduler=self.scheduler, **options)
@@ -183,14 +190,22 @@ class AudioCaptionPipeline(FolderPipeline):
         texts: list[list[str]] = []
         for k in range(0, len(spans), batch_size):
             bridged = self.bridge(
-                embeds[k : k + batch_size], "audio",
+                embeds[k : k + batch_size],
+                "audio",
                 generator=None if noise_seed is None else torch.Generator().manual_seed(noise_seed),
-                num_inference_steps=num_inference_steps, noise_timestep=noise_timestep, add_noise=add_noise,
-            )  # fmt: skip
+                num_inference_steps=num_inference_steps,
+                noise_timestep=noise_timestep,
+                add_noise=add_noise,
+            )
             texts += self.decode(
-                bridged, num_return_sequences=num_return_sequences, max_new_tokens=max_new_tokens, num_beams=num_beams,
-                do_sample=do_sample, generator=generator, **(generation_kwargs or {}),
-            )  # fmt: skip
+                bridged,
+                num_return_sequences=num_return_sequences,
+                max_new_tokens=max_new_tokens,
+                num_beams=num_beams,
+                do_sample=do_sample,
+                generator=generator,
+                **(generation_kwargs or {}),
+            )
         self.maybe_free_model_hooks()
 
         segments: list[list[CaptionSegment]] = [[] for _ in items]
@@ -206,7 +221,7 @@ class AudioCaptionPipeline(FolderPipeline):
         return AudioCaptionPipelineOutput(captions=captions, segments=segments, errors=errors)
 
     def _encode_items(self, items: list, sampling_rate: int | None, single: bool, batch_size: int):
-        """Embeddings (N, D) of all windows, their (item, start, end), and errors by item; holds one batch of samples."""
+        """(item, start, end) of all windows, their embeddings (N, D), errors by item; holds one batch of samples."""
         spans: list[Span] = []
         errors: list[AudioError | None] = [None] * len(items)
         embeds: list[torch.Tensor] = []
@@ -214,7 +229,9 @@ class AudioCaptionPipeline(FolderPipeline):
         for i, item in enumerate(self.progress_bar(items)):
             bare = isinstance(item, np.ndarray) or (hasattr(item, "__array__") and not isinstance(item, Mapping))
             try:
-                samples = load_audio(item, sampling_rate if bare or single else None, name=None if single else _name(item, i))
+                samples = load_audio(
+                    item, sampling_rate if bare or single else None, name=None if single else _name(item, i)
+                )
             except AudioError as error:
                 if single:
                     raise

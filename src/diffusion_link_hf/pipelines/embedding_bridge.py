@@ -1,5 +1,7 @@
 """The bridge alone: embeddings of either modality in, text-like embeddings out."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
@@ -20,7 +22,7 @@ class DiffusionLinkPipeline(FolderPipeline):
     """
 
     model_cpu_offload_seq = "link"
-    _optional_components = ["scheduler"]
+    _optional_components: ClassVar[list[str]] = ["scheduler"]
 
     def __init__(self, link: BridgeModel, scheduler: DDIMScheduler | None = None):
         super().__init__()
@@ -58,9 +60,15 @@ class DiffusionLinkPipeline(FolderPipeline):
             embeds = torch.from_numpy(embeds)
         self.link.check_embeds(embeds, modality)
         result = self.link.bridge(
-            embeds.to(self._execution_device), modality, scheduler=self.scheduler, generator=generator, noise=noise,
-            num_inference_steps=num_inference_steps, noise_timestep=noise_timestep, add_noise=add_noise,
-        )  # fmt: skip
+            embeds.to(self._execution_device),
+            modality,
+            scheduler=self.scheduler,
+            generator=generator,
+            noise=noise,
+            num_inference_steps=num_inference_steps,
+            noise_timestep=noise_timestep,
+            add_noise=add_noise,
+        )
         self.maybe_free_model_hooks()
         result = result.cpu().numpy() if output_type == "np" else result
         return DiffusionLinkPipelineOutput(embeds=result) if return_dict else (result,)

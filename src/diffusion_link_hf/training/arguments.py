@@ -138,7 +138,12 @@ class DecoderTrainingArguments(TrainingArguments):
         super().__post_init__()
         _require(bool(self.base_model), "base_model", "", "Name a causal LM: a folder or a Hub id")
         _require(self.max_steps >= 1 or self.epochs > 0, "epochs", self.epochs, "Give epochs or max_steps")
-        _require(self.gradient_accumulation_steps >= 1, "gradient_accumulation_steps", self.gradient_accumulation_steps, "Use at least 1")
+        _require(
+            self.gradient_accumulation_steps >= 1,
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            "Use at least 1",
+        )
 
 
 STAGES = {"link": LinkTrainingArguments, "decoder": DecoderTrainingArguments}
@@ -178,7 +183,9 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> TrainingArgument
     hints = get_type_hints(arguments_class)
     unknown = sorted(set(recipe) - set(hints))
     if unknown:
-        raise RecipeError(f"{path}: {unknown[0]}", f"is no field of the {stage} stage", f"Fields are {', '.join(sorted(hints))}")
+        raise RecipeError(
+            f"{path}: {unknown[0]}", f"is no field of the {stage} stage", f"Fields are {', '.join(sorted(hints))}"
+        )
     return arguments_class(**{key: _typed(f"{path}: {key}", value, hints[key]) for key, value in recipe.items()})
 
 

@@ -13,13 +13,28 @@ from ..errors import DataError, RecipeError
 
 STATE, IDENTITY = "state.pt", "identity.json"
 # What may change between an interrupted run and its continuation.
-_FREE_FIELDS = {"resume", "report_to", "log_every", "keep_checkpoints", "output", "checkpoint_every", "validate_every", "cache", "clap", "link", "base_model"}
+_FREE_FIELDS = {
+    "resume",
+    "report_to",
+    "log_every",
+    "keep_checkpoints",
+    "output",
+    "checkpoint_every",
+    "validate_every",
+    "cache",
+    "clap",
+    "link",
+    "base_model",
+}
 
 
 def identity(recipe: dict[str, Any], data_fingerprint: str) -> dict[str, str]:
     """What a checkpoint belongs to: its recipe, less the fields that do not touch the weights, and its data."""
     fixed = {key: value for key, value in sorted(recipe.items()) if key not in _FREE_FIELDS}
-    return {"recipe": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16], "data": data_fingerprint}
+    return {
+        "recipe": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16],
+        "data": data_fingerprint,
+    }
 
 
 def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str, str], keep: int) -> Path:
@@ -39,7 +54,9 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
             os.fsync(file.fileno())
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise DataError(final, f"cannot be written ({error})", "Free some space; the previous checkpoint is untouched") from error
+        raise DataError(
+            final, f"cannot be written ({error})", "Free some space; the previous checkpoint is untouched"
+        ) from error
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     for old in sorted(root.glob("step-*"))[:-keep]:
@@ -60,6 +77,8 @@ def load_checkpoint(root: Path, who: dict[str, str]) -> tuple[int, dict[str, Any
     for part in ("recipe", "data"):
         if saved.get(part) != who[part]:
             raise RecipeError(
-                found[-1], f"was made with another {part} ({saved.get(part)}, now {who[part]})", "Use another output, or remove its checkpoints"
+                found[-1],
+                f"was made with another {part} ({saved.get(part)}, now {who[part]})",
+                "Use another output, or remove its checkpoints",
             )
     return saved["step"], torch.load(found[-1] / STATE, map_location="cpu", weights_only=True)

@@ -36,7 +36,9 @@ class CaptionModel(nn.Module):
 def build_decoder(args: DecoderTrainingArguments) -> CaptionDecoder:
     """The base model, from a folder or the Hub, with a fresh LoRA adapter if the recipe has one."""
     is_folder = Path(args.base_model).is_dir()
-    folder = resolve_folder(args.base_model, args.base_revision, allow_patterns=["*.json", "*.safetensors", "tokenizer*"])
+    folder = resolve_folder(
+        args.base_model, args.base_revision, allow_patterns=["*.json", "*.safetensors", "tokenizer*"]
+    )
     model = load_causal_lm(folder)
     if args.lora is not None:
         from peft import LoraConfig, get_peft_model
@@ -53,15 +55,17 @@ def build_decoder(args: DecoderTrainingArguments) -> CaptionDecoder:
 def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
     """Run the decoder stage.
 
-    Writes ``output/projector``, ``output/decoder`` and ``output/metrics.json``; with ``clap`` in the recipe, ``output`` is a
-    complete pipeline folder. Data order and noise are functions of (seed, step); checkpoints resume exactly.
+    Writes ``output/projector``, ``output/decoder`` and ``output/metrics.json``; with ``clap`` in the recipe, ``output``
+    is a complete pipeline folder. Data order and noise are functions of (seed, step); checkpoints resume exactly.
 
     Returns:
         ``loss`` and ``perplexity`` of the validation captions, also in metrics.json.
     """
     output = Path(args.output)
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=None if args.report_to == "none" else args.report_to, project_dir=output / "logs"
+        mixed_precision=args.mixed_precision,
+        log_with=None if args.report_to == "none" else args.report_to,
+        project_dir=output / "logs",
     )
     cache = EmbeddingCache.load(args.cache)
     if args.mode == "supervised" and bool((cache.caption_audio < 0).all()):
@@ -73,10 +77,14 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
         scheduler = DDIMScheduler.from_pretrained(Path(args.link).parent / "scheduler")
     set_seed(args.seed)
     decoder = build_decoder(args)
-    projector = PrefixProjector(**{**args.projector, "embedding_dim": cache.embedding_dim, "hidden_size": decoder.hidden_size})
+    projector = PrefixProjector(
+        **{**args.projector, "embedding_dim": cache.embedding_dim, "hidden_size": decoder.hidden_size}
+    )
     model = CaptionModel(projector, decoder)
     rows = trainable_rows(train, args.mode)
-    steps_per_epoch = max(1, len(rows) // (args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps))
+    steps_per_epoch = max(
+        1, len(rows) // (args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps)
+    )
     total = args.max_steps or math.ceil(args.epochs * steps_per_epoch)
     warmup = args.warmup_steps or (0 if args.max_steps else round(args.warmup_epochs * steps_per_epoch))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -93,17 +101,23 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
     if args.report_to != "none":
-        accelerator.init_trackers("decoder", {k: v for k, v in asdict(args).items() if isinstance(v, (int, float, str, bool))})
+        accelerator.init_trackers(
+            "decoder", {k: v for k, v in asdict(args).items() if isinstance(v, (int, float, str, bool))}
+        )
 
     bar = tqdm(total=total, initial=step, desc="decoder", disable=not accelerator.is_main_process, mininterval=2)
     order = BatchOrder(len(rows), args, accelerator.num_processes, accelerator.process_index)
     model.train()
     while step < total:
-        torch.manual_seed(args.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)  # dropout
+        torch.manual_seed(
+            args.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index
+        )  # dropout
         value = 0.0
         for micro in range(args.gradient_accumulation_steps):
             part = rows[order.batch(step, micro)]
-            generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step) if args.bridge_noise == "fresh" else None
+            generator = (
+                torch.Generator().manual_seed(args.seed * 1_000_003 + step) if args.bridge_noise == "fresh" else None
+            )
             embeds = embeds_of(train, part, args.mode, link, scheduler, accelerator.device, generator)
             ids, mask = accelerator.unwrap_model(model).decoder.tokenize([train.captions[i] for i in part.tolist()])
             with accelerator.autocast():
@@ -126,9 +140,10 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
             _log_samples(accelerator, accelerator.unwrap_model(model), validation, args, link, scheduler, step)
         if step % args.checkpoint_every == 0 and step < total and accelerator.is_main_process:
             state = {
-                "model": _trainable_state(accelerator.unwrap_model(model)), "optimiser": optimiser.state_dict(),
+                "model": _trainable_state(accelerator.unwrap_model(model)),
+                "optimiser": optimiser.state_dict(),
                 "schedule": schedule.state_dict(),
-            }  # fmt: skip
+            }
             save_checkpoint(output / "checkpoints", step, state, who, args.keep_checkpoints)
     bar.close()
     model = accelerator.unwrap_model(model).eval()
@@ -203,7 +218,9 @@ def validate(model: CaptionModel, validation: EmbeddingCache, args, link, schedu
 
 
 @torch.no_grad()
-def _log_samples(accelerator, model: CaptionModel, validation, args, link, scheduler, step: int, count: int = 4) -> None:
+def _log_samples(
+    accelerator, model: CaptionModel, validation, args, link, scheduler, step: int, count: int = 4
+) -> None:
     rows = trainable_rows(validation, args.mode)[:count]
     if not len(rows) or args.report_to != "tensorboard":
         return
@@ -225,13 +242,17 @@ def _trainable_state(model: CaptionModel) -> dict[str, torch.Tensor]:
 def _load_trainable(model: CaptionModel, state: dict[str, torch.Tensor]) -> None:
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if set(own) != set(state):
-        raise RecipeError("checkpoint", "trains other weights than this recipe", "Use another output, or remove its checkpoints")
+        raise RecipeError(
+            "checkpoint", "trains other weights than this recipe", "Use another output, or remove its checkpoints"
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
 
 
-def _write(args: DecoderTrainingArguments, output: Path, model: CaptionModel, link, scheduler, cache: EmbeddingCache) -> None:
+def _write(
+    args: DecoderTrainingArguments, output: Path, model: CaptionModel, link, scheduler, cache: EmbeddingCache
+) -> None:
     dtype = getattr(torch, args.weights_dtype)
     if args.clap:
         from ..clap import ClapEncoder
@@ -240,8 +261,12 @@ def _write(args: DecoderTrainingArguments, output: Path, model: CaptionModel, li
         clap = ClapEncoder.from_pretrained(args.clap)
         made_by, this = cache.manifest.get("clap"), clap_fingerprint(clap)
         if made_by is not None and made_by != this:
-            raise DataError(args.cache, f"was made by CLAP {made_by}, not by {this}", f"Embed the data with {args.clap}")
-        pipeline = AudioCaptionPipeline(clap=clap, projector=model.projector, decoder=model.decoder, link=link, scheduler=scheduler)
+            raise DataError(
+                args.cache, f"was made by CLAP {made_by}, not by {this}", f"Embed the data with {args.clap}"
+            )
+        pipeline = AudioCaptionPipeline(
+            clap=clap, projector=model.projector, decoder=model.decoder, link=link, scheduler=scheduler
+        )
         pipeline.save_pretrained(output, dtype=dtype, include_base=args.include_base)
         return
     torch.nn.Module.to(model.projector, dtype).save_pretrained(output / "projector")

@@ -32,7 +32,9 @@ def train_link(args: LinkTrainingArguments) -> dict[str, float]:
     """
     output = Path(args.output)
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=None if args.report_to == "none" else args.report_to, project_dir=output / "logs"
+        mixed_precision=args.mixed_precision,
+        log_with=None if args.report_to == "none" else args.report_to,
+        project_dir=output / "logs",
     )
     if accelerator.num_processes > 1:
         raise RecipeError(
@@ -62,7 +64,9 @@ def train_link(args: LinkTrainingArguments) -> dict[str, float]:
         average.load_state_dict(state["average"])
     average.to(accelerator.device)
     if args.report_to != "none":
-        accelerator.init_trackers("link", {k: v for k, v in asdict(args).items() if isinstance(v, (int, float, str, bool))})
+        accelerator.init_trackers(
+            "link", {k: v for k, v in asdict(args).items() if isinstance(v, (int, float, str, bool))}
+        )
 
     device = accelerator.device
     # Normalised once: the statistics do not change while training.
@@ -92,14 +96,21 @@ def train_link(args: LinkTrainingArguments) -> dict[str, float]:
         if step % args.log_every == 0:
             values = {"loss": loss.total.item(), "diffusion": loss.diffusion.item(), "topology": loss.topology.item()}
             bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
-            accelerator.log({**{f"train/{k}": v for k, v in values.items()}, "train/learning_rate": decay.get_last_lr()[0]}, step)
+            accelerator.log(
+                {**{f"train/{k}": v for k, v in values.items()}, "train/learning_rate": decay.get_last_lr()[0]}, step
+            )
         if step % args.validate_every == 0 and len(validation.text):
             with _averaged(link, average):
-                accelerator.log({f"validation/{k}": v for k, v in validation_cosines(link, train, validation).items()}, step)
+                accelerator.log(
+                    {f"validation/{k}": v for k, v in validation_cosines(link, train, validation).items()}, step
+                )
         if step % args.checkpoint_every == 0 and step < args.max_steps:
             state = {
-                "link": link.state_dict(), "optimiser": optimiser.state_dict(), "decay": decay.state_dict(), "average": average.state_dict()
-            }  # fmt: skip
+                "link": link.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "decay": decay.state_dict(),
+                "average": average.state_dict(),
+            }
             save_checkpoint(output / "checkpoints", step, state, who, args.keep_checkpoints)
     bar.close()
     average.copy_to(link.parameters())
@@ -123,14 +134,18 @@ def _step_loss(link, scheduler, clean, audio, owners, paired, timesteps, noise, 
         parts.append(add_noise(audio[owners[paired]], noise[1][paired], timesteps[1][paired], scheduler))
         steps.append(timesteps[1][paired])
     if not parts:
-        raise RecipeError("text_to_text", "is false, but the cache has no audio", "There would be nothing to learn from")
+        raise RecipeError(
+            "text_to_text", "is false, but the cache has no audio", "There would be nothing to learn from"
+        )
     with accelerator.autocast():
         predicted = link(torch.cat(parts), torch.cat(steps), return_dict=False)[0].float()
     from_text = predicted[: len(clean)] if args.text_to_text else None
     from_audio = predicted[-int(paired.sum()) :] if has_audio else None
     options = {
-        "topology_weight": args.topology_weight, "topology_source": args.topology_source, "topology_reduction": args.topology_reduction
-    }  # fmt: skip
+        "topology_weight": args.topology_weight,
+        "topology_source": args.topology_source,
+        "topology_reduction": args.topology_reduction,
+    }
     if from_text is None:
         return total_loss(clean[paired], from_audio, None, **{**options, "topology_source": "text"})
     if from_audio is not None and not bool(paired.all()):
@@ -175,7 +190,10 @@ def validation_cosines(link: DiffusionLinkModel, train: EmbeddingCache, validati
     pairs = validation.caption_audio >= 0
     if not pairs.any():
         return {}
-    audio, text = validation.audio[validation.caption_audio[pairs]].to(link.device), validation.text[pairs].to(link.device)
+    audio, text = (
+        validation.audio[validation.caption_audio[pairs]].to(link.device),
+        validation.text[pairs].to(link.device),
+    )
     target = link.normalize(text, "text")
     centred = link.normalize(audio, "audio")
     solve = fit_ridge(link, train)
