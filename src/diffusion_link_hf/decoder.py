@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -140,6 +141,7 @@ class CaptionDecoder(nn.Module):
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
         return CausalLMOutput(loss=loss, logits=logits)
 
+    @apply_forward_hook  # offloading moves the model in at `forward`; generation is another way in
     @torch.no_grad()
     def generate(
         self,

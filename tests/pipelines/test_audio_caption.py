@@ -318,6 +318,24 @@ def test_cuda(dtype):
     assert offloaded(recordings(3), RATE).errors == [None] * 3
 
 
+def test_offloading_hooks_fire_for_every_component(pipe, monkeypatch):
+    """Accelerate's hooks move a component in before it is used; `bridge` and `generate` are not `forward`."""
+
+    class Hook:
+        def __init__(self):
+            self.calls = 0
+
+        def pre_forward(self, module, *args, **kwargs):
+            self.calls += 1
+            return args, kwargs
+
+    hooks = {name: Hook() for name in ("link", "decoder")}
+    for name, hook in hooks.items():
+        monkeypatch.setattr(getattr(pipe, name), "_hf_hook", hook, raising=False)
+    pipe(recordings(1)[0], RATE)
+    assert all(hook.calls for hook in hooks.values())
+
+
 def test_adapter_survives_the_pipeline(tmp_path):
     """diffusers itself loses a PEFT model without a word."""
     pipe = make_pipeline()

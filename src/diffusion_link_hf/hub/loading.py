@@ -40,11 +40,14 @@ def resolve_folder(
     """The local folder of a pipeline or model: a path, the embedded "tiny" (also None), or a Hub id's snapshot.
 
     Raises:
+        InputError: not a name or path at all.
         ModelFolderError: a path that is not a folder.
         HubAccessError: the repository, its revision or the network cannot be reached; the client's error is chained.
     """
     if name_or_path is None:
         return default_pipeline_folder()
+    if not isinstance(name_or_path, (str, os.PathLike)) or not str(name_or_path):
+        raise InputError("model", f"is {name_or_path!r}", "Name a folder or a Hub id")
     path = Path(name_or_path)
     if path.is_dir():
         return path
@@ -67,6 +70,7 @@ def download_snapshot(
     allow_patterns: list[str] | None = None,
 ) -> Path:
     """`huggingface_hub.snapshot_download` with typed errors. Pickles are never fetched."""
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -112,8 +116,17 @@ def download_snapshot(
         raise HubAccessError(
             where, "is not in the local cache and the Hub cannot be reached", "Go online once, or name a local folder"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except HfHubHTTPError as error:
+        refused = error.response is not None and error.response.status_code in (401, 403)
+        remedy = "Check the token (hf auth login) and its rights" if refused else "Try again later"
+        raise HubAccessError(where, f"cannot be fetched ({error})", remedy) from error
+    except (httpx.HTTPError, OSError) as error:
         raise HubAccessError(where, f"cannot be fetched ({error})", "Check the network and try again") from error
+
+
+def pinned_source(repo_id: str, revision: str | None, folder: Path) -> dict[str, str | None]:
+    """Reference to a repository at the commit that its snapshot ``folder`` holds, so that a branch cannot move under it."""
+    return {"id": repo_id, "revision": folder.name if folder.parent.name == "snapshots" else revision}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -140,7 +153,7 @@ def refuse_pickles(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICKLE_SUFFIXES:
             raise ModelFolderError(
-                path, "is a pickle, which can run code when it is read", "Use safetensors files only, and remove it"
+                path, "is a pickle, which can run code when it is read", "Remove it and use safetensors"
             )
 
 
@@ -174,6 +187,12 @@ def check_finite(module: torch.nn.Module, folder: LoadPath) -> None:
             raise ModelFolderError(
                 folder, f"weight {name} holds NaN or infinite values", "The training diverged or the file is damaged"
             )
+
+
+def check_dtype(dtype: object) -> None:
+    """Raises InputError for what is not a torch.dtype; diffusers would load float32 instead, with a mere warning."""
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise InputError("dtype", f"is {dtype!r}", "Use a torch.dtype such as torch.float16")
 
 
 def drop_local_names(path: Path) -> None:
@@ -221,6 +240,7 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ModelFolderError(
                 folder, f"holds a {class_name}", f"{cls.__name__} cannot read it: load it with its own class"
             )
+        check_dtype(kwargs.get("dtype"))
         kwargs["dtype"] = kwargs.get("dtype") or torch.float32
         try:
             model, info = super().from_pretrained(folder, use_safetensors=True, output_loading_info=True, **kwargs)

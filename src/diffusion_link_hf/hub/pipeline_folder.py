@@ -4,24 +4,39 @@ import copy
 import json
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from ..errors import InputError, ModelFolderError
-from .loading import LoadPath, check_finite, read_json, refuse_pickles, resolve_folder
+from .loading import LoadPath, check_dtype, check_finite, read_json, refuse_pickles, resolve_folder
 
 PACKAGE = "diffusion_link_hf"
 INDEX = DiffusionPipeline.config_name  # model_index.json
 
 
 def public_name(component: Any) -> list[str | None]:
-    """[library, class] as model_index.json records it: short, so that modules may move without breaking folders."""
+    """[library, class] as model_index.json records it.
+
+    The library is the top-level package where that exports the class, so that a module may move without breaking saved
+    folders; otherwise the class's own module.
+    """
     if component is None:
         return [None, None]
-    return [type(component).__module__.split(".")[0], type(component).__name__]
+    module, name = type(component).__module__, type(component).__name__
+    package = module.split(".")[0]
+    exported = getattr(sys.modules.get(package), name, None) is type(component)
+    return [package if exported else module, name]
+
+
+def on_device(component: torch.nn.Module) -> torch.nn.Module:
+    """The component where it will run: CPU-offload hooks fire on ``forward`` alone, so other methods come after this."""
+    hook = getattr(component, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(component)
+    return component
 
 
 def _cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -84,8 +99,9 @@ class FolderPipeline(DiffusionPipeline):
             ModelFolderError: no such folder; model_index.json or a component missing or damaged; weights missing,
                 additional, misshapen, not finite or pickled; components whose widths do not fit each other.
             HubAccessError: a repository, revision or base model that cannot be had.
-            InputError: an unknown keyword.
+            InputError: an unknown keyword, or one of a wrong type.
         """
+        check_dtype(dtype)
         folder = resolve_folder(pretrained_model_name_or_path, revision, token, cache_dir, local_files_only)
         names = cls._component_names()
         unknown = sorted(set(components) - set(names))
@@ -95,6 +111,11 @@ class FolderPipeline(DiffusionPipeline):
                 f"got {', '.join(unknown)}",
                 f"Components are {', '.join(names)}; or dtype= and Hub options",
             )
+        types = get_type_hints(cls.__init__)
+        for name, component in components.items():
+            if not isinstance(component, types[name]) and not (component is None and name in cls._optional_components):
+                expected = getattr(types[name], "__name__", types[name])
+                raise InputError(name, f"is a {type(component).__name__}", f"Pass a {expected}")
         index = read_json(folder / INDEX)
         if index.get("_class_name") != cls.__name__:
             raise ModelFolderError(
@@ -138,8 +159,8 @@ class FolderPipeline(DiffusionPipeline):
                 folder / name, f"cannot be loaded ({error})", "Save or download the folder again"
             ) from error
 
-    @staticmethod
-    def _component_class(folder: Path, name: str, entry: Any) -> type:
+    @classmethod
+    def _component_class(cls, folder: Path, name: str, entry: Any) -> type:
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
             raise ModelFolderError(folder / INDEX, f"has {name} = {entry!r}", "An entry is [library, class]")
         library, class_name = entry
@@ -151,6 +172,10 @@ class FolderPipeline(DiffusionPipeline):
                 folder / INDEX,
                 f"wants {library}.{class_name} for {name}, which is not there",
                 f"Import {library} first, or pass {name}=",
+            )
+        if not issubclass(found, get_type_hints(cls.__init__)[name]):
+            raise ModelFolderError(
+                folder / INDEX, f"has {class_name} for {name}", f"{cls.__name__} cannot use that class"
             )
         return found
 
@@ -173,11 +198,19 @@ class FolderPipeline(DiffusionPipeline):
             include_base: whether base models that came from the Hub are copied rather than referenced.
 
         Raises:
-            InputError: ``safe_serialization=False``: pickles are not written; or weights that are not finite.
+            InputError: ``safe_serialization=False``, since pickles are not written; another option of diffusers, such as
+                ``variant`` or ``push_to_hub``; or a file where the folder should be.
+            ModelFolderError: weights that are not finite.
         """
         if not safe_serialization:
             raise InputError("safe_serialization", "is False", "Only safetensors are written")
+        unknown = sorted(name for name, value in kwargs.items() if value not in (None, False))
+        if unknown:
+            raise InputError("save_pretrained", f"got {', '.join(unknown)}", "It takes dtype and include_base")
+        check_dtype(dtype)
         folder = Path(save_directory)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(folder, "is a file", "Name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         index = {"_class_name": type(self).__name__, "_diffusers_version": diffusers.__version__}
         for name in self._component_names():

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch.nn import functional as F
 
 from ..errors import InputError
@@ -45,6 +46,7 @@ class BridgeModel(StrictModel):
         centred = F.normalize(embeds.to(dtype), dim=-1) - mean.to(dtype)
         return F.normalize(centred, dim=-1) * self.config.scale
 
+    @apply_forward_hook
     @torch.no_grad()
     def bridge(self, embeds: torch.Tensor, modality: Modality = "audio", **options) -> torch.Tensor:
         """Map embeddings to text-like ones.
