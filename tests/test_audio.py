@@ -177,7 +177,7 @@ def test_truncated_files_are_refused(format, subtype, share):
 
 def test_half_an_mp3_is_refused():
     data = encode(tone(5), format="MP3", subtype="MPEG_LAYER_III")
-    with pytest.raises(AudioDecodeError, match="ends after"):
+    with pytest.raises(AudioDecodeError, match=r"ends after|declares"):
         load_audio(data[: len(data) // 2])
 
 

@@ -1,6 +1,8 @@
 """The command line, in process and as a program."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -108,6 +110,22 @@ def test_program_pipes_cleanly(model, sounds):
     run = subprocess.run(program, capture_output=True, text=True, check=True)
     assert len([json.loads(line) for line in run.stdout.splitlines()]) == 3
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_name_and_caption_can_be_printed(model, sounds, encoding, monkeypatch):
+    """Names that are not UTF-8 and terminals that know only ASCII end no run, and JSON stays JSON."""
+    name = os.fsdecode(os.fsencode(sounds) + b"/d\xff\xc3\xbc.wav")
+    try:
+        os.rename(sounds / "a.wav", name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    for options in ([], ["--json"]):
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding, errors="strict"))
+        assert main(["caption", "--model", model, *options, name]) == 0
+        assert written.getvalue().count(b"\n") == 1
+    assert json.loads(written.getvalue().decode(encoding))["file"] == name
 
 
 def test_help_and_import_load_nothing_heavy():

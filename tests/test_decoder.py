@@ -4,7 +4,9 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from diffusion_link_hf import CaptionDecoder
 from diffusion_link_hf.errors import InputError, ModelFolderError
@@ -97,10 +99,30 @@ def test_options_reach_generate():
     short = decoder.generate(prefixes(1), max_new_tokens=3)[0][0]
     long = decoder.generate(prefixes(1), max_new_tokens=12, min_new_tokens=12)[0][0]
     assert len(long) > len(short)
+    plain = decoder.generate(prefixes(1))[0][0]
+    k = next(k for k, letter in enumerate(plain) if letter.isascii() and letter.isalnum())
+    assert decoder.generate(prefixes(1), stop_strings=[plain[k]])[0][0] == plain[: k + 1]
 
 
 @pytest.mark.parametrize(
-    "options", [{"temperatur": 1.0}, {"num_return_sequences": 2}, {"num_return_sequences": 0}, {"inputs_embeds": None}]
+    "options",
+    [
+        {"temperatur": 1.0},
+        {"inputs_embeds": None},
+        {"num_return_sequences": 2},
+        {"num_return_sequences": 0},
+        {"num_return_sequences": True},
+        {"num_beams": 0},
+        {"num_beams": 2.5},
+        {"max_new_tokens": 0},
+        {"temperature": 0.0, "do_sample": True},
+        {"top_k": -1, "do_sample": True},
+        {"max_length": 5},
+        {"return_dict_in_generate": True},
+        {"penalty_alpha": 0.6},
+        {"num_beam_groups": 2, "num_beams": 4},
+    ],
+    ids=str,
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(InputError):
@@ -153,6 +175,97 @@ def test_continued_training_changes_the_adapter_only(tmp_path):
     names = [name for name, p in decoder.named_parameters() if p.requires_grad]
     assert names
     assert all("lora_" in name for name in names)
+
+
+def round_weights(model, dtype):
+    """To values that survive being stored in ``dtype``."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 2}},
+        {"target_modules": ["q_proj"], "use_dora": True},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    ],
+    ids=["all linear", "embeddings", "ranks", "dora", "a whole layer"],
+)
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_adapters_of_every_kind_round_trip(tmp_path, options, dtype):
+    model = get_peft_model(make_language_model(), LoraConfig(r=4, task_type="CAUSAL_LM", **options))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    round_weights(model, dtype)
+    decoder = CaptionDecoder(model, make_tokenizer()).eval()
+    decoder.save_pretrained(tmp_path, dtype=dtype)
+    assert set(load_file(tmp_path / "base" / "model.safetensors")) == set(make_language_model().state_dict())
+    again, (ids, mask) = CaptionDecoder.from_pretrained(tmp_path), decoder.tokenize(CAPTIONS)
+    with torch.no_grad():
+        assert torch.equal(again(prefixes(), ids, mask).logits, decoder(prefixes(), ids, mask).logits)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_tied_weights_round_trip(tmp_path, dtype):
+    config = make_language_model().config
+    config.tie_word_embeddings = True
+    model = LlamaForCausalLM(config)
+    round_weights(model, dtype)
+    decoder = CaptionDecoder(model, make_tokenizer()).eval()
+    decoder.save_pretrained(tmp_path, dtype=dtype)
+    again, (ids, mask) = CaptionDecoder.from_pretrained(tmp_path), decoder.tokenize(CAPTIONS)
+    with torch.no_grad():
+        assert torch.equal(again(prefixes(), ids, mask).logits, decoder(prefixes(), ids, mask).logits)
+
+
+def test_adapters_that_a_folder_cannot_hold_are_refused(tmp_path):
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    for model in (get_peft_model(make_language_model(), lora, adapter_name="mine"), make_decoder(lora=True).model):
+        if "default" in model.peft_config:
+            model.add_adapter("second", lora)
+        with pytest.raises(InputError, match="default"):
+            CaptionDecoder(model, make_tokenizer()).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="injected"):
+        CaptionDecoder(inject_adapter_in_model(lora, make_language_model()), make_tokenizer())
+
+
+def test_half_precision_leaves_the_positions_exact(tmp_path):
+    """Rotary frequencies in 16 bits would blur the positions; transformers keeps them in float32."""
+    make_decoder(lora=True).save_pretrained(tmp_path)
+    half = CaptionDecoder.from_pretrained(tmp_path, dtype=torch.float16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float16}
+    assert {buffer.dtype for buffer in half.buffers()} == {torch.float32}
+
+
+def test_a_stale_adapter_is_not_put_onto_the_next_model(tmp_path):
+    make_decoder(lora=True).save_pretrained(tmp_path)
+    make_decoder(lora=False).save_pretrained(tmp_path)
+    assert not CaptionDecoder.from_pretrained(tmp_path).has_adapter
+
+
+def test_nothing_asks_the_hub_or_the_terminal(tmp_path, monkeypatch):
+    """PEFT would look up the base on the Hub; transformers would ask whether to run the folder's code."""
+
+    def forbidden(*_, **__):
+        raise AssertionError("went outside")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", forbidden)
+    monkeypatch.setattr("builtins.input", forbidden)
+    decoder = make_decoder(lora=True)
+    decoder.source = {"id": "someone/base", "revision": "abc"}
+    decoder.model.peft_config["default"].base_model_name_or_path = "someone/base"
+    decoder.save_pretrained(tmp_path, include_base=True)
+    CaptionDecoder.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config |= {"model_type": "unheard_of", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "base" / "c.py").write_text("raise SystemExit('code of the folder ran')")
+    with pytest.raises(ModelFolderError, match="custom code"):
+        CaptionDecoder.from_pretrained(tmp_path)
 
 
 def damage(folder, how):

@@ -38,7 +38,7 @@ def main() -> None:
         for name, seconds in json.loads(run.stdout.splitlines()[-1]).items():
             rows.setdefault(name, []).append(seconds)
     print(
-        f"{platform.machine()}, Python {platform.python_version()}, {args.threads} thread(s), median of {args.runs} runs"
+        f"{platform.machine()}, Python {platform.python_version()}, {args.threads} threads, median of {args.runs} runs"
     )
     total = 0.0
     for name, seconds in rows.items():

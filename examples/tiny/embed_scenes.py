@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folds", type=int, nargs="+", required=True)
     parser.add_argument("--clap", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=12_000)
+    parser.add_argument("--scenes", type=int, default=10_000)
     parser.add_argument("--captions", type=int, default=3, help="per scene")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from captions import describe
 from events import LABELS
-from scenes import EVENT_COUNTS, MelBank, Recordings, Scene, SceneMixer, judged_scenes, load_recordings, synthesised
+from scenes import MelBank, Recordings, Scene, SceneMixer, judged_scenes, load_recordings, synthesised
 from tokenizer import build_tokenizer
 from torch import nn
 from torch.nn import functional as F
@@ -27,6 +27,7 @@ CONTRAST_STEPS, CONTRAST_BATCH, CONTRAST_LR = 600, 64, 1.5e-3
 AUDIO_LR_FACTOR = 0.3  # of the contrastive stage, for the audio tower that already hears
 FIRST_SCALE, LAST_SCALE = 15.0, 60.0  # logit scale; a high one lets paraphrases differ without losing their meaning
 EMA_DECAY = 0.99
+CONTRAST_COUNTS = {1: 0.5, 2: 0.4, 3: 0.1}  # half of the scenes single events, or captions name too many
 
 
 def build_model(vocab_size: int) -> ClapModel:
@@ -238,8 +239,7 @@ def main(argv: list[str] | None = None) -> None:
         logger.info("tagger, judged: %s", report["tagger"])
 
     started = time.perf_counter()
-    # At least half of the contrastive scenes are single events, or captions get too many events.
-    mixer = SceneMixer(bank, counts={1: 0.5, 2: 0.4, 3: 0.1} if EVENT_COUNTS[1] < 0.5 else EVENT_COUNTS)
+    mixer = SceneMixer(bank, CONTRAST_COUNTS)
     train_contrast(model, head, mixer, tokenizer, rng, args.contrast_steps)
     report["contrast_seconds"] = round(time.perf_counter() - started)
     if judged:

@@ -19,6 +19,7 @@ from .hub.loading import (
     check_loading_info,
     download_snapshot,
     drop_local_names,
+    pinned_source,
     read_json,
     refuse_pickles,
     save_tokenizer,
@@ -162,6 +163,7 @@ class ClapEncoder(nn.Module):
             raise InputError(
                 "include_base", "is False, but this CLAP comes from no repository", "Use include_base=True"
             )
+        (folder / REFERENCE_FILE).unlink(missing_ok=True)  # a stale one would be followed instead of the weights
         if include_base:
             state = {
                 k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in self.model.state_dict().items()
@@ -209,11 +211,12 @@ class ClapEncoder(nn.Module):
             if (folder / REFERENCE_FILE).is_file():
                 source = read_json(folder / REFERENCE_FILE)
                 folder = download_snapshot(source["id"], source.get("revision"), allow_patterns=_CONFIG_PATTERNS, **hub)
+                source = pinned_source(source["id"], source.get("revision"), folder)
         elif folder.is_absolute() or str(name_or_path).startswith("."):
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
         else:
-            source = {"id": str(name_or_path), "revision": revision}
             folder = download_snapshot(str(name_or_path), revision, allow_patterns=_CONFIG_PATTERNS, **hub)
+            source = pinned_source(str(name_or_path), revision, folder)
         if not list(folder.glob("*.safetensors")):
             raise ModelFolderError(
                 source["id"] if source else folder,
@@ -257,7 +260,7 @@ def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | No
     tokenizer = None
     if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ModelFolderError(
                 folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again"

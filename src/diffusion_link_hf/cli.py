@@ -12,8 +12,6 @@ from . import __version__
 from .audio import find_audio_files
 from .errors import AudioError, DiffusionLinkError
 
-FILES_AT_ONCE = 64  # read, captioned and printed before the next ones are touched
-
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffusion-link", description="Caption audio through Diffusion-Link.")
@@ -58,6 +56,9 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = build_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":  # a file name or caption must not end the run
+            stream.reconfigure(errors="backslashreplace")
     try:
         return caption(args)
     except KeyboardInterrupt:
@@ -102,8 +103,8 @@ def caption(args: argparse.Namespace) -> int:
 
 def _caption(found: list[tuple[Path, AudioError | None]], pipeline, args: argparse.Namespace) -> int:
     failed = 0
-    for first in range(0, len(found), FILES_AT_ONCE):
-        part = found[first : first + FILES_AT_ONCE]
+    for first in range(0, len(found), args.batch_size):  # read, captioned and printed before the next are touched
+        part = found[first : first + args.batch_size]
         readable = [path for path, error in part if error is None]
         output = None
         if readable:
@@ -153,14 +154,18 @@ def _print(path: Path, segments, error: AudioError | None, as_json: bool) -> Non
             row["error"] = str(error)
         else:
             row["captions"] = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        line = json.dumps(row, ensure_ascii=False)
+        try:
+            line.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            line = json.dumps(row)
+        print(line, flush=True)
     elif error is not None:
         print(f"diffusion-link: {error}", file=sys.stderr, flush=True)
-    elif len(segments) == 1:
-        print(f"{path}: {segments[0].text}", flush=True)
     else:
         for s in segments:
-            print(f"{path} [{s.start:g}–{s.end:g} s]: {s.text}", flush=True)
+            span = f" [{s.start:g}–{s.end:g} s]" if len(segments) > 1 else ""
+            print(f"{path}{span}: {' '.join(s.text.split())}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -15,10 +16,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from .errors import InputError, ModelFolderError
 from .hub.loading import (
     LoadPath,
+    check_dtype,
     check_finite,
     check_loading_info,
     download_snapshot,
     drop_local_names,
+    pinned_source,
     read_json,
     refuse_pickles,
     save_tokenizer,
@@ -26,11 +29,18 @@ from .hub.loading import (
 
 CONFIG_FILE = "decoder_config.json"
 ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER = "default"  # PEFT's name of the one adapter; it writes others to folders of their own
 BASE_FOLDER = "base"
-# What the decoder decides itself; everything else of GenerationConfig may be passed to `generate`.
-_OWN_OPTIONS = frozenset(
-    {"inputs_embeds", "input_ids", "attention_mask", "pad_token_id", "eos_token_id", "bos_token_id", "use_cache"}
+# Fields of GenerationConfig that `generate` does not take: what the decoder decides itself, what would change the type
+# of the result, and strategies that transformers 5 only runs as remote code.
+_OWN_OPTIONS = frozenset({"pad_token_id", "eos_token_id", "bos_token_id", "use_cache", "max_length", "min_length"})
+_OUTPUT_OPTIONS = frozenset(
+    {"return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"}
 )
+_REMOTE_OPTIONS = frozenset({"penalty_alpha", "num_beam_groups", "diversity_penalty", "dola_layers", "force_words_ids"})
+_FILE_OPTIONS = frozenset({"transformers_version", "_from_model_config", "constraints"})
+_REFUSED_OPTIONS = _OWN_OPTIONS | _OUTPUT_OPTIONS | _REMOTE_OPTIONS | _FILE_OPTIONS
 
 
 class CaptionDecoder(nn.Module):
@@ -41,6 +51,9 @@ class CaptionDecoder(nn.Module):
         tokenizer: of that model.
         instruction: optional hard prompt in front of the prefix.
         source: {"id", "revision"} of the base model on the Hub, or None where only local weights exist.
+
+    Raises:
+        InputError: adapter layers injected into the model itself, which no file format keeps.
     """
 
     def __init__(
@@ -51,6 +64,8 @@ class CaptionDecoder(nn.Module):
         source: dict[str, Any] | None = None,
     ):
         super().__init__()
+        if hasattr(model, "peft_config") and not hasattr(model, "get_base_model"):
+            raise InputError("model", "has an injected adapter", "Make it with peft.get_peft_model, which can be saved")
         self.model = model
         self.tokenizer = tokenizer
         self.instruction = instruction
@@ -81,14 +96,17 @@ class CaptionDecoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.base_model.dtype
 
-    def _instruction_ids(self) -> torch.Tensor:
-        """(n,) BOS and the tokens of the instruction."""
+    def _checked_tokenizer(self) -> PreTrainedTokenizerBase:
         if self.tokenizer is None:
             raise InputError("CaptionDecoder", "has no tokenizer", "Load it with from_pretrained, or pass tokenizer=")
-        bos = self.tokenizer.bos_token_id
-        ids = [] if bos is None else [bos]
+        return self.tokenizer
+
+    def _instruction_ids(self) -> torch.Tensor:
+        """(n,) BOS and the tokens of the instruction."""
+        tokenizer = self._checked_tokenizer()
+        ids = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         if self.instruction:
-            ids += self.tokenizer(self.instruction, add_special_tokens=False)["input_ids"]
+            ids += tokenizer(self.instruction, add_special_tokens=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
     def _prompt(self, prefix: torch.Tensor) -> torch.Tensor:
@@ -102,12 +120,11 @@ class CaptionDecoder(nn.Module):
 
     def tokenize(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions as training targets: ids (B, L) with EOS, right-padded, and their mask (B, L)."""
-        if self.tokenizer.eos_token_id is None:
+        tokenizer = self._checked_tokenizer()
+        if tokenizer.eos_token_id is None:
             raise InputError("tokenizer", "has no end-of-sequence token", "Captions need one to end with")
-        rows = [
-            [*ids, self.tokenizer.eos_token_id]
-            for ids in self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
-        ]
+        ids = tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        rows = [[*row, tokenizer.eos_token_id] for row in ids]
         length = max(map(len, rows))
         input_ids = torch.zeros(len(rows), length, dtype=torch.long)
         mask = torch.zeros(len(rows), length, dtype=torch.long)
@@ -166,45 +183,69 @@ class CaptionDecoder(nn.Module):
             B lists of ``num_return_sequences`` captions, stripped.
 
         Raises:
-            InputError: an unknown option, or several sequences without beams or sampling.
+            InputError: see `generation_config`; or a prefix of another shape.
         """
-        known = set(GenerationConfig().to_dict()) - _OWN_OPTIONS
-        unknown = sorted(set(options) - known)
+        config = self.generation_config(num_return_sequences, max_new_tokens, num_beams, do_sample, **options)
+        if not len(prefix):
+            return []
+        prompt = self._prompt(prefix)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices, enabled=do_sample and generator is not None):
+            if do_sample and generator is not None:
+                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
+            try:
+                ids = self.model.generate(
+                    inputs_embeds=prompt,
+                    attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device),
+                    generation_config=config,
+                    tokenizer=self.tokenizer if options.get("stop_strings") else None,
+                )
+            except ValueError as error:  # some values are only checked when the search is set up
+                raise InputError(
+                    "generation options", str(error).strip(" ."), "See transformers.GenerationConfig"
+                ) from error
+        texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [texts[i : i + num_return_sequences] for i in range(0, len(texts), num_return_sequences)]
+
+    def generation_config(
+        self,
+        num_return_sequences: int = 1,
+        max_new_tokens: int = 40,
+        num_beams: int = 1,
+        do_sample: bool = False,
+        **options,
+    ) -> GenerationConfig:
+        """The arguments of `generate`, checked before anything is computed.
+
+        Raises:
+            InputError: an unknown or refused option, a value out of range, or several sequences from greedy search.
+        """
+        unknown = sorted(set(options) - (set(GenerationConfig().to_dict()) - _REFUSED_OPTIONS))
         if unknown:
-            raise InputError("generation options", f"have no {', '.join(unknown)}", "See transformers.GenerationConfig")
-        if num_return_sequences < 1 or (
-            num_return_sequences > 1 and not do_sample and num_beams < num_return_sequences
-        ):
+            raise InputError("generation options", f"have no {', '.join(unknown)}", "See CaptionDecoder.generate")
+        counts = {
+            "num_return_sequences": num_return_sequences,
+            "max_new_tokens": max_new_tokens,
+            "num_beams": num_beams,
+        }
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(name, f"is {value!r}", "Use a whole number of at least 1")
+        if num_return_sequences > 1 and not do_sample and num_beams < num_return_sequences:
             raise InputError(
                 "num_return_sequences",
                 f"is {num_return_sequences} with num_beams={num_beams}, do_sample={do_sample}",
                 "Greedy search has one result: sample, or use at least as many beams",
             )
-        if not len(prefix):
-            return []
-        prompt = self._prompt(prefix)
-        pad = self.tokenizer.pad_token_id
-        pad = self.tokenizer.eos_token_id if pad is None else pad
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices, enabled=do_sample and generator is not None):
-            if do_sample and generator is not None:
-                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)))
-            ids = self.model.generate(
-                inputs_embeds=prompt,
-                attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device),
-                generation_config=GenerationConfig(
-                    max_new_tokens=max_new_tokens,
-                    num_beams=num_beams,
-                    do_sample=do_sample,
-                    num_return_sequences=num_return_sequences,
-                    pad_token_id=pad,
-                    eos_token_id=self.tokenizer.eos_token_id,
-                    bos_token_id=self.tokenizer.bos_token_id,
-                    **options,
-                ),
-            )
-        texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        return [texts[i : i + num_return_sequences] for i in range(0, len(texts), num_return_sequences)]
+        tokenizer = self._checked_tokenizer()
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        special = {"pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        try:
+            return GenerationConfig(do_sample=do_sample, **counts, **special, **options)
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                "generation options", str(error).strip(" ."), "See transformers.GenerationConfig"
+            ) from error
 
     def save_pretrained(
         self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
@@ -215,8 +256,17 @@ class CaptionDecoder(nn.Module):
             save_directory: created if absent.
             include_base: whether the base's weights are copied; None copies them unless a `source` can be referenced.
             dtype: of the stored weights.
+
+        Raises:
+            InputError: something that the folder could not hold would be lost.
         """
+        check_dtype(dtype)
         folder = Path(save_directory)
+        if self.has_adapter and list(self.model.peft_config) != [ADAPTER]:
+            names = ", ".join(self.model.peft_config)
+            raise InputError(
+                "adapters", f"are {names}", f"A decoder folder holds one, named {ADAPTER!r}: merge or delete"
+            )
         include_base = self.source is None if include_base is None else include_base
         if not include_base and self.source is None:
             raise InputError(
@@ -235,12 +285,14 @@ class CaptionDecoder(nn.Module):
         else:
             self.base_model.config.save_pretrained(base)
         drop_local_names(base / "config.json")
+        for stale in (ADAPTER_FILE, ADAPTER_WEIGHTS):  # of an earlier decoder: it would be put onto this one
+            (folder / stale).unlink(missing_ok=True)
         if self.has_adapter:
-            from peft import get_peft_model_state_dict
-
-            self.model.save_pretrained(
-                folder, state_dict=_cast(get_peft_model_state_dict(self.model), dtype), save_embedding_layers=False
-            )
+            # save_embedding_layers="auto", the default, asks the Hub about the base model.
+            self.model.save_pretrained(folder, save_embedding_layers=False)
+            if dtype is not None:
+                weights = _cast(load_file(folder / ADAPTER_WEIGHTS), dtype)
+                save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the pipeline writes its own
             adapter = read_json(folder / ADAPTER_FILE)
             # A path of this machine means nothing elsewhere; the base is found through decoder_config.json.
@@ -255,9 +307,21 @@ class CaptionDecoder(nn.Module):
     def _base_state(self) -> dict[str, torch.Tensor]:
         """The base model's weights under their own names, without the wrappers and adapters that PEFT injects."""
         state = self.base_model.state_dict()
-        if self.has_adapter:
-            prefix = getattr(self.model, "prefix", None) or self.model.base_model.prefix
-            state = {k.replace(".base_layer.", "."): v for k, v in state.items() if prefix not in k}
+        if not self.has_adapter:
+            return state
+        added = (self.model.base_model.prefix, ".modules_to_save.")
+        state = {
+            key.replace(".base_layer.", ".").replace(".original_module.", "."): value
+            for key, value in state.items()
+            if not any(part in key for part in added)
+        }
+        with torch.device("meta"):
+            plain = AutoModelForCausalLM.from_config(self.config).state_dict()
+        if set(state) != set(plain):
+            odd = ", ".join(sorted(set(state) ^ set(plain))[:3])
+            raise InputError(
+                "base model", f"cannot be told from its adapter ({odd})", "Merge the adapter before saving"
+            )
         return state
 
     @classmethod
@@ -280,61 +344,60 @@ class CaptionDecoder(nn.Module):
             ModelFolderError: something missing, additional, misshapen, not finite, or pickled.
             HubAccessError: the base cannot be had; for a gated one the message says what to accept and where.
         """
+        check_dtype(dtype)
         folder = Path(name_or_path)
         if not folder.is_dir():
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
         refuse_pickles(folder)
-        config = read_json(folder / CONFIG_FILE)
-        base = config.get("base")
-        if not isinstance(base, dict) or not ("path" in base or "id" in base):
-            raise ModelFolderError(
-                folder / CONFIG_FILE,
-                f"names no base model (base = {base!r})",
-                "It needs {'path'} or {'id', 'revision'}",
-            )
+        instruction, base = _read_config(folder)
         if "path" in base:
             base_folder, source = folder / base["path"], None
         else:
-            source = {"id": base["id"], "revision": base.get("revision")}
-            base_folder = download_snapshot(
-                base["id"],
-                base.get("revision"),
-                token,
-                cache_dir,
-                local_files_only,
-                ["*.json", "*.safetensors", "tokenizer*"],
-            )
+            repo_id, revision = base["id"], base.get("revision")
+            patterns = ["*.json", "*.safetensors", "tokenizer*"]
+            base_folder = download_snapshot(repo_id, revision, token, cache_dir, local_files_only, patterns)
+            source = pinned_source(repo_id, revision, base_folder)
         model = load_causal_lm(base_folder, dtype)
         if (folder / ADAPTER_FILE).is_file():
             model = _load_adapter(model, folder, trainable)
             check_finite(model, folder)
-        elif (folder / "adapter_model.safetensors").is_file():
+        elif (folder / ADAPTER_WEIGHTS).is_file():
             raise ModelFolderError(
                 folder / ADAPTER_FILE, "is missing", "The adapter's weights are there without their configuration"
             )
-        tokenizer = load_tokenizer(folder)
-        decoder = cls(model, tokenizer, config.get("instruction"), source)
-        return decoder.eval()
+        return cls(model, load_tokenizer(folder), instruction, source).eval()
 
     @classmethod
     def from_config(cls, folder: LoadPath, **overrides) -> "CaptionDecoder":
         """The architecture of the folder with random weights; ``overrides`` change the base model's configuration."""
         folder = Path(folder)
-        config = read_json(folder / CONFIG_FILE)
-        base_config = AutoConfig.for_model(**(read_json(folder / BASE_FOLDER / "config.json") | overrides))
-        model = AutoModelForCausalLM.from_config(base_config)
-        if (folder / ADAPTER_FILE).is_file():
-            from peft import PeftConfig, get_peft_model
+        instruction, base = _read_config(folder)
+        values = read_json(folder / BASE_FOLDER / "config.json") | overrides
+        try:
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
+            if (folder / ADAPTER_FILE).is_file():
+                from peft import PeftConfig, get_peft_model
 
-            model = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
-        has_tokenizer = (folder / "tokenizer.json").is_file()
-        base = config.get("base") or {}
-        return cls(
-            model,
-            load_tokenizer(folder) if has_tokenizer else None,
-            config.get("instruction"),
-            base if "id" in base else None,
-        ).eval()
+                model = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
+        except Exception as error:
+            raise ModelFolderError(
+                folder, f"cannot be built ({error})", "Check base/config.json and adapter_config.json"
+            ) from error
+        tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+        return cls(model, tokenizer, instruction, base if "id" in base else None).eval()
+
+
+def _read_config(folder: Path) -> tuple[str | None, dict[str, Any]]:
+    """Instruction and base entry of ``decoder_config.json``, checked."""
+    config = read_json(folder / CONFIG_FILE)
+    instruction, base = config.get("instruction"), config.get("base")
+    if not isinstance(base, dict) or not isinstance(base.get("path", base.get("id")), str):
+        raise ModelFolderError(
+            folder / CONFIG_FILE, f"names no base model (base = {base!r})", "It needs {'path'} or {'id', 'revision'}"
+        )
+    if instruction is not None and not isinstance(instruction, str):
+        raise ModelFolderError(folder / CONFIG_FILE, f"has instruction = {instruction!r}", "It is a string or null")
+    return instruction, base
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -346,7 +409,12 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrained
     read_json(folder / "config.json")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, local_files_only=True
+            folder,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,  # None would ask at the terminal whether to run code of the folder
         )
     except Exception as error:
         raise ModelFolderError(
@@ -359,7 +427,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrained
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelFolderError(
             folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again"
@@ -371,7 +439,7 @@ def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    weights = folder / "adapter_model.safetensors"
+    weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise ModelFolderError(weights, "is missing", "The adapter's configuration is there without its weights")
     try:
@@ -383,9 +451,11 @@ def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
         raise ModelFolderError(
             weights, f"cannot be loaded ({error})", "Adapter and base model must belong together"
         ) from error
-    expected = set(get_peft_model_state_dict(peft))
+    expected = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
     check_loading_info(weights, {"missing_keys": expected - stored, "unexpected_keys": stored - expected})
-    return peft.to(dtype)
+    for parameter in peft.parameters():  # not `peft.to`: it would round the float32 table of rotary frequencies as well
+        parameter.data = parameter.data.to(dtype)
+    return peft
 
 
 def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:

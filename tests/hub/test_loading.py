@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_link_hf.errors import ModelFolderError
+from diffusion_link_hf import AudioCaptionPipeline
+from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.hub.loading import default_pipeline_folder, refuse_pickles, resolve_folder
 from factories import make_pipeline
 
@@ -78,10 +80,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    server = HubServer()
-    folder = tmp_path_factory.mktemp("hub") / "repo"
-    make_pipeline().save_pretrained(folder)
-    server.folders["me/captioner"] = folder
+    server, root = HubServer(), tmp_path_factory.mktemp("hub")
+    pipe = make_pipeline()
+    pipe.save_pretrained(root / "whole")
+    pipe.clap.source = {"id": "me/clap", "revision": "main"}
+    for name, base in (("referencing", "me/language-model"), ("on-gated", "me/gated")):
+        pipe.decoder.source = {"id": base, "revision": "main"}
+        pipe.save_pretrained(root / name, include_base=False)
+    server.folders = {
+        "me/whole": root / "whole",
+        "me/referencing": root / "referencing",
+        "me/on-gated": root / "on-gated",
+        "me/clap": root / "whole" / "clap",
+        "me/language-model": root / "whole" / "decoder" / "base",
+    }
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -91,22 +103,22 @@ PROGRAM = """
 import json, sys
 import numpy as np
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkError
-try:
-    pipe = AudioCaptionPipeline.from_pretrained(sys.argv[1], revision=sys.argv[2] or None)
-    audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48000).astype("float32")
-    print(json.dumps({"captions": pipe(audio, 48000).captions}))
-except DiffusionLinkError as error:
-    print(json.dumps({"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}))
+audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48000).astype("float32")
+for repo, revision in json.loads(sys.argv[1]):
+    try:
+        pipe = AudioCaptionPipeline.from_pretrained(repo, revision=revision)
+        answer = {"captions": pipe(audio, 48000).captions, "base": pipe.decoder.source}
+    except DiffusionLinkError as error:
+        answer = {"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}
+    print(json.dumps(answer))
 """
 
 
-def load(hub, cache, repo, revision=""):
-    """In a new process, because huggingface_hub reads its endpoint at import."""
-    import os
-
+def load(endpoint, cache, *requests):
+    """Answers to (repository, revision) requests, from a new process: huggingface_hub reads its endpoint at import."""
     environment = {
         **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_ENDPOINT": endpoint,
         "HF_HOME": str(cache),
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
@@ -114,36 +126,74 @@ def load(hub, cache, repo, revision=""):
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     environment.pop("HF_HUB_OFFLINE", None)
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, repo, revision], capture_output=True, text=True, env=environment, check=False
-    )
+    program = [sys.executable, "-c", PROGRAM, json.dumps(requests)]
+    run = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-def test_a_repository_captions_as_its_folder(hub, tmp_path):
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def captions(hub):
     audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48_000).astype(np.float32)
-    from diffusion_link_hf import AudioCaptionPipeline
+    return AudioCaptionPipeline.from_pretrained(hub.folders["me/whole"])(audio, 48_000).captions
 
-    expected = AudioCaptionPipeline.from_pretrained(hub.folders["me/captioner"])(audio, 48_000).captions
-    assert load(hub, tmp_path, "me/captioner") == {"captions": expected}
-    assert load(hub, tmp_path, "me/captioner", COMMIT) == {"captions": expected}
+
+@pytest.fixture(scope="module")
+def online(hub, cache):
+    """Everything that is asked of the server, in one process."""
+    requests = [
+        ("me/whole", None),
+        ("me/whole", COMMIT),
+        ("me/referencing", None),
+        ("me/nothing", None),
+        ("me/whole", "v9"),
+        ("me/gated", None),
+        ("me/on-gated", None),
+        ("me/private", None),
+    ]
+    answers = load(f"http://127.0.0.1:{hub.server_port}", cache, *requests)
+    return dict(zip(requests, answers, strict=True))
+
+
+@pytest.mark.parametrize("request_", [("me/whole", None), ("me/whole", COMMIT), ("me/referencing", None)])
+def test_a_repository_captions_as_its_folder(online, captions, request_):
+    assert online[request_].get("captions") == captions, online[request_]
+
+
+def test_a_referenced_base_is_pinned_to_its_commit(online):
+    """A branch can move; what was loaded is what is noted, and saved again."""
+    assert online["me/referencing", None]["base"] == {"id": "me/language-model", "revision": COMMIT}
+    assert online["me/whole", None]["base"] is None
 
 
 @pytest.mark.parametrize(
     ("repo", "revision", "words"),
     [
-        ("me/nothing", "", "neither a folder here nor a repository"),
-        ("me/captioner", "v9", "no such revision"),
-        ("me/gated", "", "Accept its licence on https://huggingface.co/me/gated"),
-        ("me/private", "", "token"),
+        ("me/nothing", None, "neither a folder here nor a repository"),
+        ("me/whole", "v9", "no such revision"),
+        ("me/gated", None, "Accept its licence on https://huggingface.co/me/gated"),
+        ("me/on-gated", None, "Accept its licence on https://huggingface.co/me/gated"),
+        ("me/private", None, "token"),
     ],
 )
-def test_refusals_say_what_to_do(hub, tmp_path, repo, revision, words):
-    answer = load(hub, tmp_path, repo, revision)
+def test_refusals_say_what_to_do(online, repo, revision, words):
+    answer = online[repo, revision]
     assert answer.get("error") == "HubAccessError", answer
     assert words in answer["text"]
     assert answer["cause"] != "NoneType"
+
+
+def test_without_a_network(online, captions, cache):
+    """What was fetched once still captions; the rest is a typed error. Nothing listens on the discard port."""
+    known, unknown = load("http://127.0.0.1:9", cache, ("me/referencing", None), ("me/other", None))
+    assert known.get("captions") == captions, known
+    assert unknown.get("error") == "HubAccessError", unknown
+    assert "Go online once" in unknown["text"]
 
 
 def test_folders_and_names(tmp_path, monkeypatch):
@@ -155,6 +205,9 @@ def test_folders_and_names(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for name in ("file", "./nowhere", "/nowhere/at/all", "a/b/c"):
         with pytest.raises(ModelFolderError):
+            resolve_folder(name)
+    for name in ("", 5):
+        with pytest.raises(InputError, match="Name a folder"):
             resolve_folder(name)
 
 

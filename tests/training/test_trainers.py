@@ -251,6 +251,11 @@ def test_tensorboard_log(cache, tmp_path):
     assert list((tmp_path / "out" / "logs").rglob("events.out.tfevents*"))
 
 
+def test_a_tracker_that_is_not_installed_is_refused(cache, tmp_path):
+    with pytest.raises(RecipeError, match="comet"):
+        train_link(link_arguments(cache, tmp_path / "out", report_to="comet_ml"))
+
+
 def test_every_epoch_sees_every_row_once(cache, base, tmp_path):
     arguments = decoder_arguments(cache, base, tmp_path, batch_size=4, gradient_accumulation_steps=2)
     processes = [BatchOrder(48, arguments, 2, p) for p in range(2)]

@@ -70,7 +70,6 @@ def download_snapshot(
     allow_patterns: list[str] | None = None,
 ) -> Path:
     """`huggingface_hub.snapshot_download` with typed errors. Pickles are never fetched."""
-    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -120,12 +119,12 @@ def download_snapshot(
         refused = error.response is not None and error.response.status_code in (401, 403)
         remedy = "Check the token (hf auth login) and its rights" if refused else "Try again later"
         raise HubAccessError(where, f"cannot be fetched ({error})", remedy) from error
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:  # the HTTP library below the client raises its own, and differs by the client's version
         raise HubAccessError(where, f"cannot be fetched ({error})", "Check the network and try again") from error
 
 
 def pinned_source(repo_id: str, revision: str | None, folder: Path) -> dict[str, str | None]:
-    """Reference to a repository at the commit that its snapshot ``folder`` holds, so that a branch cannot move under it."""
+    """Reference to a repository at the commit of its snapshot ``folder``: a branch could move under it."""
     return {"id": repo_id, "revision": folder.name if folder.parent.name == "snapshots" else revision}
 
 

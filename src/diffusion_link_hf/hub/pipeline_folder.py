@@ -4,7 +4,7 @@ import copy
 import json
 import sys
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import diffusers
 import torch
@@ -29,14 +29,6 @@ def public_name(component: Any) -> list[str | None]:
     package = module.split(".")[0]
     exported = getattr(sys.modules.get(package), name, None) is type(component)
     return [package if exported else module, name]
-
-
-def on_device(component: torch.nn.Module) -> torch.nn.Module:
-    """The component where it will run: CPU-offload hooks fire on ``forward`` alone, so other methods come after this."""
-    hook = getattr(component, "_hf_hook", None)
-    if hook is not None:
-        hook.pre_forward(component)
-    return component
 
 
 def _cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -114,7 +106,7 @@ class FolderPipeline(DiffusionPipeline):
         types = get_type_hints(cls.__init__)
         for name, component in components.items():
             if not isinstance(component, types[name]) and not (component is None and name in cls._optional_components):
-                expected = getattr(types[name], "__name__", types[name])
+                expected = " or ".join(kind.__name__ for kind in get_args(types[name]) or (types[name],))
                 raise InputError(name, f"is a {type(component).__name__}", f"Pass a {expected}")
         index = read_json(folder / INDEX)
         if index.get("_class_name") != cls.__name__:
@@ -198,8 +190,8 @@ class FolderPipeline(DiffusionPipeline):
             include_base: whether base models that came from the Hub are copied rather than referenced.
 
         Raises:
-            InputError: ``safe_serialization=False``, since pickles are not written; another option of diffusers, such as
-                ``variant`` or ``push_to_hub``; or a file where the folder should be.
+            InputError: ``safe_serialization=False``, since pickles are not written; an option of diffusers that has no
+                meaning here, such as ``variant``; or a file where the folder should be.
             ModelFolderError: weights that are not finite.
         """
         if not safe_serialization:

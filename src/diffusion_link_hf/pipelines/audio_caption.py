@@ -1,5 +1,6 @@
 """The main pipeline: recordings in, captions out."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from ..hub.loading import LoadPath, read_json, resolve_folder
 from ..hub.pipeline_folder import INDEX, FolderPipeline
 from ..models.bridge import BridgeModel, Modality
 from ..models.prefix_projector import PrefixProjector
-from ..sampling import make_scheduler
+from ..sampling import check_scheduler, make_scheduler
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 
 logger = logging.get_logger(__name__)
@@ -72,6 +73,11 @@ class AudioCaptionPipeline(FolderPipeline):
                 f"projector is {self.projector.config.hidden_size} wide, decoder {self.decoder.hidden_size}",
                 "Use components that were trained together",
             )
+        if self.scheduler is not None:
+            try:
+                check_scheduler(self.scheduler)
+            except InputError as error:
+                raise ModelFolderError(item, f"{error.item} {error.problem}", error.remedy) from error
 
     @classmethod
     def from_config(
@@ -108,14 +114,30 @@ class AudioCaptionPipeline(FolderPipeline):
         pipeline.check_components(folder)
         return pipeline
 
-    def check_inputs(self, batch_size: int, long_audio: str) -> None:
-        """Raises InputError for options that `__call__` cannot use."""
+    def check_inputs(
+        self,
+        batch_size: int,
+        long_audio: str,
+        generator: torch.Generator | None = None,
+        generation: Mapping[str, Any] | None = None,
+        generation_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Raises InputError for options that `__call__` cannot use, before anything is read or computed."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError("batch_size", f"is {batch_size!r}", "Use a whole number of at least 1")
         if long_audio not in LONG_AUDIO:
             raise InputError(
                 "long_audio", f"is {long_audio!r}", "Use 'windows' (a caption each) or 'average' (one caption)"
             )
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InputError("generator", f"is a {type(generator).__name__}", "Pass one torch.Generator")
+        if generation_kwargs is not None and not isinstance(generation_kwargs, Mapping):
+            raise InputError("generation_kwargs", f"is a {type(generation_kwargs).__name__}", "Pass a mapping")
+        generation, more = generation or {}, generation_kwargs or {}
+        twice = sorted(set(generation) & set(more))
+        if twice:
+            raise InputError("generation_kwargs", f"has {', '.join(twice)}", "Pass that as an argument of its own")
+        self.decoder.generation_config(**generation, **more)
 
     def encode_audio(self, windows: torch.Tensor | np.ndarray | Sequence[AudioWindow]) -> torch.Tensor:
         """Ten-second windows at 48 kHz, (B, 480000) floats or `AudioWindow` objects → (B, D) unit CLAP embeddings."""
@@ -127,11 +149,12 @@ class AudioCaptionPipeline(FolderPipeline):
         """(B, D) CLAP embeddings → (B, D) text-like ones, unchanged without a link; see `DiffusionLinkModel.bridge`."""
         if self.link is None:
             return embeds
-        return self.link.bridge(embeds, modality, scheduler=self.scheduler, **options)
+        return self.link.bridge(embeds.to(self._execution_device), modality, scheduler=self.scheduler, **options)
 
     def decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
         """(B, D) text-like embeddings → B lists of captions. Options as `CaptionDecoder.generate`."""
-        return self.decoder.generate(self.projector(embeds.to(self.projector.dtype)), **options)
+        prefix = self.projector(embeds.to(self._execution_device, self.projector.dtype))
+        return self.decoder.generate(prefix, **options)
 
     @torch.no_grad()
     def __call__(
@@ -155,11 +178,12 @@ class AudioCaptionPipeline(FolderPipeline):
         """Caption one recording, or many.
 
         Args:
-            audio: whatever `load_audio` takes (path, bytes, array, {"array", "sampling_rate"} …), or a list of those.
+            audio: whatever `load_audio` takes (path, bytes, array, {"array", "sampling_rate"} …), or a list or other
+                iterable of those, such as a column of `datasets`.
             sampling_rate: Hz, of bare arrays.
             generator: noise of the link and randomness of sampling; without one the link's noise is fixed.
             num_inference_steps, noise_timestep, add_noise: override the link's configuration.
-            batch_size: windows computed at once; captions do not depend on it.
+            batch_size: windows computed at once; captions do not depend on it, sampled ones excepted.
             long_audio: beyond 10 s, "windows" captions each ten-second window, "average" captions the mean embedding.
             num_return_sequences: captions per window; more than one needs ``num_beams`` or ``do_sample``.
             max_new_tokens, num_beams, do_sample: as `transformers` generation.
@@ -172,16 +196,24 @@ class AudioCaptionPipeline(FolderPipeline):
 
         Raises:
             AudioError: the one recording, given alone, cannot be read.
-            InputError: an option out of range.
+            InputError: an option out of range, found before any recording is read where it can be.
 
         Example:
             >>> pipe = AudioCaptionPipeline.from_pretrained("tiny")
             >>> pipe("dog.ogg").captions
             ['A dog barks']
         """
-        self.check_inputs(batch_size, long_audio)
-        single = not isinstance(audio, (list, tuple))
+        generation = {
+            "num_return_sequences": num_return_sequences,
+            "max_new_tokens": max_new_tokens,
+            "num_beams": num_beams,
+            "do_sample": do_sample,
+        }
+        self.check_inputs(batch_size, long_audio, generator, generation, generation_kwargs)
+        single = _is_one(audio)
         items = [audio] if single else list(audio)
+        if not single and items and isinstance(items[0], (int, float)):
+            raise InputError("audio", "is a list of numbers", "Pass samples as an array, with sampling_rate=")
         # Every batch shares one draw of noise, or a caption would depend on the batch that it is in.
         noise_seed = None if generator is None else _seed(generator)
         spans, embeds, errors = self._encode_items(items, sampling_rate, single, batch_size)
@@ -197,15 +229,7 @@ class AudioCaptionPipeline(FolderPipeline):
                 noise_timestep=noise_timestep,
                 add_noise=add_noise,
             )
-            texts += self.decode(
-                bridged,
-                num_return_sequences=num_return_sequences,
-                max_new_tokens=max_new_tokens,
-                num_beams=num_beams,
-                do_sample=do_sample,
-                generator=generator,
-                **(generation_kwargs or {}),
-            )
+            texts += self.decode(bridged, generator=generator, **generation, **(generation_kwargs or {}))
         self.maybe_free_model_hooks()
 
         segments: list[list[CaptionSegment]] = [[] for _ in items]
@@ -251,11 +275,15 @@ class AudioCaptionPipeline(FolderPipeline):
 
 def _name(item: Any, index: int) -> str | None:
     """How errors call an item of a batch; None where its path says it already."""
-    if isinstance(item, (bytes, bytearray, np.ndarray)) or hasattr(item, "__array__"):
-        return f"audio[{index}]"
-    if isinstance(item, Mapping) and not item.get("path"):
-        return f"audio[{index}]"
-    return None
+    has_path = isinstance(item.get("path") if isinstance(item, Mapping) else item, (str, os.PathLike))
+    return None if has_path else f"audio[{index}]"
+
+
+def _is_one(audio: Any) -> bool:
+    """Whether this is one recording; otherwise it is an iterable of them."""
+    if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview, Mapping)):
+        return True
+    return hasattr(audio, "__array__") or hasattr(audio, "read") or not isinstance(audio, Iterable)
 
 
 def _seed(generator: torch.Generator) -> int:

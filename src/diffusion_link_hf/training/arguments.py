@@ -1,6 +1,5 @@
 """Typed training arguments, and the recipe files (YAML) that hold them."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -213,5 +212,21 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     raise RecipeError(name, f"is {value!r}", f"A {kind.__name__} is expected")
 
 
-def as_dict(arguments: TrainingArguments) -> dict[str, Any]:
-    return dataclasses.asdict(arguments)
+def available_tracker(arguments: TrainingArguments) -> str | None:
+    """The tracker for `Accelerator(log_with=)`, which itself would drop one that is not installed without a word.
+
+    Raises:
+        RecipeError: ``report_to`` is unknown or not installed.
+    """
+    from accelerate.tracking import get_available_trackers
+
+    if arguments.report_to == "none":
+        return None
+    available = [str(tracker) for tracker in get_available_trackers()]
+    if arguments.report_to not in available:
+        raise RecipeError(
+            "report_to",
+            f"is {arguments.report_to!r}, which is not installed",
+            f"Install it (tensorboard comes with the extra [train]), or use one of {', '.join([*available, 'none'])}",
+        )
+    return arguments.report_to

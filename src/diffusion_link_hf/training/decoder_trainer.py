@@ -15,10 +15,10 @@ from tqdm import tqdm
 from ..data.embedding_cache import EmbeddingCache, clap_fingerprint
 from ..decoder import CaptionDecoder, load_causal_lm, load_tokenizer
 from ..errors import DataError, RecipeError
-from ..hub.loading import resolve_folder
+from ..hub.loading import pinned_source, resolve_folder
 from ..models.diffusion_link import DiffusionLinkModel
 from ..models.prefix_projector import PrefixProjector
-from .arguments import DecoderTrainingArguments
+from .arguments import DecoderTrainingArguments, available_tracker
 from .checkpoints import identity, load_checkpoint, save_checkpoint
 
 
@@ -48,7 +48,7 @@ def build_decoder(args: DecoderTrainingArguments) -> CaptionDecoder:
             model = get_peft_model(model, config)
         except (TypeError, ValueError) as error:
             raise RecipeError("lora", f"cannot be applied ({error})", "See peft.LoraConfig") from error
-    source = None if is_folder else {"id": args.base_model, "revision": args.base_revision}
+    source = None if is_folder else pinned_source(args.base_model, args.base_revision, folder)
     return CaptionDecoder(model, load_tokenizer(folder), args.instruction, source)
 
 
@@ -64,7 +64,7 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
     output = Path(args.output)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
-        log_with=None if args.report_to == "none" else args.report_to,
+        log_with=available_tracker(args),
         project_dir=output / "logs",
     )
     cache = EmbeddingCache.load(args.cache)

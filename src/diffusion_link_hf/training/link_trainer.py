@@ -16,7 +16,7 @@ from ..errors import RecipeError
 from ..models.diffusion_link import DiffusionLinkModel
 from ..objectives import total_loss
 from ..sampling import add_noise, make_scheduler
-from .arguments import LinkTrainingArguments
+from .arguments import LinkTrainingArguments, available_tracker
 from .checkpoints import identity, load_checkpoint, save_checkpoint
 
 
@@ -33,7 +33,7 @@ def train_link(args: LinkTrainingArguments) -> dict[str, float]:
     output = Path(args.output)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
-        log_with=None if args.report_to == "none" else args.report_to,
+        log_with=available_tracker(args),
         project_dir=output / "logs",
     )
     if accelerator.num_processes > 1:
