@@ -50,7 +50,7 @@ def test_no_pickle_no_path():
 
 
 def test_most_sample_sounds_are_named_right(pipe, events_named, pytestconfig):
-    """Files are named by their events, as in "thunder_while_frog.ogg"; the README shows the captions, wrong ones too."""
+    """Files are named by their events, as in "thunder_while_frog.ogg"; the README shows wrong captions too."""
     files = sorted((pytestconfig.rootpath / "examples" / "sounds").glob("*.ogg"))
     assert len(files) >= 6
     captions = pipe(files).captions
