@@ -91,3 +91,10 @@ def test_wrong_input_is_refused(waveforms):
 def test_unknown_scale_is_refused():
     with pytest.raises(InputError, match="bark"):
         ClapLogMel(mel_scale="bark")
+
+
+def test_autocast_does_not_reach_the_front_end():
+    windows = torch.from_numpy(synthetic_windows())
+    expected = ClapLogMel()(windows)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ClapLogMel()(windows), expected)

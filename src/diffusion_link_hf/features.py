@@ -102,8 +102,10 @@ class ClapLogMel(nn.Module):
                 f"has {waveforms.shape[1]} samples, a frame needs more than {self.n_fft // 2}",
                 "Repeat-pad short audio first (diffusion_link_hf.split_windows)",
             )
-        # One clip at a time: its frames stay in the processor's cache, twice as fast as a whole batch of them.
-        return torch.stack([self._mel_power(waveform) for waveform in waveforms.to(torch.float32)])
+        # Under autocast the mel product would be rounded to 16 bits, a tenth of a decibel.
+        with torch.autocast(waveforms.device.type, enabled=False):
+            # One clip at a time: its frames stay in the processor's cache, twice as fast as a whole batch of them.
+            return torch.stack([self._mel_power(waveform) for waveform in waveforms.to(torch.float32)])
 
     def _mel_power(self, waveform: torch.Tensor) -> torch.Tensor:
         half = self.n_fft // 2

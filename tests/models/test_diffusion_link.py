@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_link_hf import DiffusionLinkModel
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.sampling import make_scheduler
-from factories import EMBEDDING_DIM, make_link
+from factories import EMBEDDING_DIM, make_link, make_responsive_link
 
 
 def embeddings(rows=7, seed=0) -> torch.Tensor:
@@ -108,14 +108,15 @@ def test_statistics_are_means_of_unit_rows():
     "options", [{}, {"add_noise": False}, {"num_inference_steps": 1}, {"noise_timestep": 300, "num_inference_steps": 7}]
 )
 def test_a_row_does_not_depend_on_its_batch(options):
-    link, e = make_link(), embeddings(33)
+    torch.manual_seed(0)
+    link, e = make_responsive_link(), embeddings(33)
     together = link.bridge(e, **options)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(33))
     for size in (1, 2, 7, 32):
         parts = torch.cat([link.bridge(part, **options) for part in e.split(size)])
-        torch.testing.assert_close(parts, together, atol=1e-6, rtol=0)
+        torch.testing.assert_close(parts, together, atol=1e-5, rtol=0)  # matrix products round by their batch size
     order = torch.randperm(33)
-    torch.testing.assert_close(link.bridge(e[order], **options), together[order], atol=1e-6, rtol=0)
+    torch.testing.assert_close(link.bridge(e[order], **options), together[order], atol=1e-5, rtol=0)
 
 
 def test_the_norm_of_the_input_does_not_matter():
