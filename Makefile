@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed ## set up, then caption the sample sounds with the embedded pipeline
 	$(BIN)/diffusion-link caption examples/sounds
 
-test: $(VENV)/installed ## set up, then run the whole test suite (minus tests marked slow)
+test: $(VENV)/test-installed ## set up, then run the whole test suite (minus tests marked slow)
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed ## style and formatting
+lint: $(VENV)/test-installed ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -21,5 +21,9 @@ clean:
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/test-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
 	touch $@

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,14 +13,21 @@ from diffusion_link_hf import ClapEncoder
 from diffusion_link_hf.audio import load_audio, split_windows
 from diffusion_link_hf.data.audio_folder import read_audio_folder
 from diffusion_link_hf.data.embedding_cache import embed_captions
-from diffusion_link_hf.errors import AudioError, DataError, DiffusionLinkError
+from diffusion_link_hf.errors import AudioError, DataError, DiffusionLinkError, ModelFolderError
+from diffusion_link_hf.training.preparation import prepare_output
 
 
 def embed_folder(folder: str, clap: ClapEncoder, output: str, batch_size: int = 16) -> dict[str, str]:
     """Write the cache; returns the recordings that could not be read, with the reason.
 
     A recording longer than 10 s is the renormalised mean of its windows.
+
+    Raises:
+        ModelFolderError: a CLAP without a tokenizer, which could embed the recordings but not their captions.
+        DataError: metadata that cannot be used, or no recording that can be read.
     """
+    if clap.tokenizer is None:
+        raise ModelFolderError("CLAP", "has no tokenizer, which the captions need", "Add tokenizer.json to its folder")
     rows, failures = read_audio_folder(folder), {}
     done, windows, owners, embeds = [], [], [], []
 
@@ -54,16 +62,32 @@ def embed_folder(folder: str, clap: ClapEncoder, output: str, batch_size: int = 
     return failures
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def device(text: str) -> torch.device:
+    """A device that this machine has, for argparse."""
+    try:
+        return torch.empty(0, device=text).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's refusals differ by the device
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used ({str(error).splitlines()[0]})") from error
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="folder with metadata.csv or metadata.jsonl: file_name, caption")
     parser.add_argument("--clap", default="laion/larger_clap_general", help="CLAP folder or Hub id")
     parser.add_argument("--revision", help="of a Hub id")
     parser.add_argument("--output", required=True, help="cache folder")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=positive, default=16)
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     try:
+        prepare_output(Path(args.output))
         clap = ClapEncoder.from_pretrained(args.clap, revision=args.revision).to(args.device)
         failures = embed_folder(args.data, clap, args.output, args.batch_size)
     except DiffusionLinkError as error:

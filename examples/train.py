@@ -1,11 +1,19 @@
 """Trains a stage from a recipe: ``accelerate launch examples/train.py recipe.yaml [field=value …]``."""
 
 import argparse
+import importlib
 import json
 import sys
 
 from diffusion_link_hf.errors import DiffusionLinkError
 from diffusion_link_hf.training.arguments import load_recipe
+
+# Stage → module and function; imported when a recipe asks for it.
+TRAINERS = {
+    "link": ("link_trainer", "train_link"),
+    "bridge": ("bridge_trainer", "train_bridge_stage"),
+    "decoder": ("decoder_trainer", "train_decoder"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,11 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         recipe = load_recipe(args.recipe, args.overrides)
-        if recipe.stage == "link":
-            from diffusion_link_hf.training.link_trainer import train_link as train
-        else:
-            from diffusion_link_hf.training.decoder_trainer import train_decoder as train
-        metrics = train(recipe)
+        module, function = TRAINERS[recipe.stage]
+        metrics = getattr(importlib.import_module(f"diffusion_link_hf.training.{module}"), function)(recipe)
     except DiffusionLinkError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

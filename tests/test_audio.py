@@ -102,6 +102,102 @@ def test_every_way_to_pass_the_same_sound(tmp_path):
     np.testing.assert_array_equal(load_audio(torch.from_numpy(expected), SAMPLING_RATE), expected)
 
 
+class Decoder:
+    """What `datasets` gives since its version 4: torchcodec's AudioDecoder, as far as it matters."""
+
+    def __init__(self, samples, rate, error=None):
+        self.samples, self.rate, self.error = samples, rate, error
+
+    def get_all_samples(self):
+        import torch
+
+        if self.error:
+            raise self.error
+        return type("AudioSamples", (), {"data": torch.from_numpy(self.samples), "sample_rate": self.rate})
+
+
+def test_rows_of_data_sets(tmp_path):
+    samples, path = tone(), tmp_path / "a.wav"
+    path.write_bytes(encode(samples, subtype="FLOAT"))
+    for audio in (
+        {"array": samples, "sampling_rate": SAMPLING_RATE},
+        {"bytes": path.read_bytes(), "path": None},
+        {"bytes": None, "path": str(path)},
+        str(path),
+        Decoder(samples[None], SAMPLING_RATE),
+    ):
+        # Such a path may be that of the machine that made the data set; the audio itself comes first.
+        row = {"audio": audio, "caption": "A tone", "path": "elsewhere.wav"}
+        np.testing.assert_array_equal(load_audio(row), samples)
+    with pytest.raises(AudioFormatError, match="keys"):
+        load_audio({"audio": None, "caption": "A tone"})
+
+
+def test_decoded_audio_of_datasets():
+    stereo = np.stack([tone(frequency=300), tone(frequency=700)])
+    np.testing.assert_allclose(load_audio(Decoder(stereo, SAMPLING_RATE)), stereo.mean(0), atol=1e-7)
+    assert len(load_audio(Decoder(stereo, 96_000), 96_000)) == stereo.shape[1] // 2
+    with pytest.raises(AudioFormatError, match="says 96000 Hz, the argument 48000 Hz"):
+        load_audio(Decoder(stereo, 96_000), 48_000)
+    with pytest.raises(AudioDecodeError, match="no stream") as caught:
+        load_audio(Decoder(stereo, 96_000, RuntimeError("no stream")))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_arrays_and_tensors_of_every_layout():
+    import torch
+
+    samples = tone()
+    twice = np.stack([samples, samples])
+    tensor = torch.from_numpy(samples)
+    for array in (
+        samples.astype(">f4"),
+        samples[::-1].copy()[::-1],
+        np.asfortranarray(twice),
+        np.repeat(samples, 2)[::2],
+        np.ma.masked_array(samples),
+        samples.astype(np.longdouble),
+        tensor.to_sparse(),
+        torch.from_numpy(twice).to_sparse_csr(),
+        torch._neg_view(-tensor),
+        tensor.clone().requires_grad_(),
+    ):
+        np.testing.assert_allclose(load_audio(array, SAMPLING_RATE), samples, atol=1e-7)
+    big_endian = (samples * 32_767).astype(">i2")
+    np.testing.assert_array_equal(
+        load_audio(big_endian, SAMPLING_RATE), load_audio(big_endian.astype("<i2"), SAMPLING_RATE)
+    )
+    quantised = torch.quantize_per_tensor(tensor, 1 / 128, 0, torch.qint8)
+    np.testing.assert_allclose(load_audio(quantised, SAMPLING_RATE), samples, atol=1 / 128)
+
+
+def unusable(kind):
+    import torch
+
+    samples = torch.from_numpy(tone())
+    return {
+        "masked": lambda: np.ma.masked_greater(tone(), 0.2),
+        "objects": lambda: tone().astype(object),
+        "strings": lambda: tone().astype(str),
+        "complex": lambda: tone().astype(np.complex64),
+        "conjugated": lambda: torch.complex(samples, samples).conj(),
+        "dates": lambda: np.zeros(48_000, "datetime64[s]"),
+        "meta": lambda: samples.to("meta"),
+        "nested": lambda: torch.nested.nested_tensor([samples, samples[:9]]),
+        "ragged": lambda: {"array": [[0.1, 0.2], [0.1]], "sampling_rate": 48_000},
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind", ["masked", "objects", "strings", "complex", "conjugated", "dates", "meta", "nested", "ragged"]
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_arrays_that_are_no_sound_get_a_typed_error(kind):
+    with pytest.raises(AudioError) as caught:
+        load_audio(unusable(kind), SAMPLING_RATE)
+    assert caught.value.remedy
+
+
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint8"])
 def test_integers_are_scaled_by_their_range(dtype):
     info = np.iinfo(dtype)
@@ -232,6 +328,15 @@ def test_directories_are_searched(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioNotFoundError, match="no audio file"):
         find_audio_files([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("paths", ["", [""]])
+def test_an_empty_path_is_not_the_current_directory(paths, tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AudioNotFoundError, match="empty path"):
+        find_audio_files(paths)
+    assert find_audio_files(".")
 
 
 def test_real_clips(shared_data):

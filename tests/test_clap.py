@@ -109,6 +109,15 @@ def damage(folder, how):
     elif how == "no weights":
         path.unlink()
         return
+    elif how == "large tokenizer":
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(["<one more>"])
+        tokenizer.save_pretrained(folder)
+    elif how.startswith("front end "):
+        config = json.loads((folder / "preprocessor_config.json").read_text()) | json.loads(how[10:])
+        (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    elif how.startswith("reference "):
+        (folder / "reference.json").write_text(how[10:])
     save_file(weights, path, metadata={"format": "pt"})
     if how == "torn":
         path.write_bytes(path.read_bytes()[:-500])
@@ -119,7 +128,29 @@ def damage(folder, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["missing key", "extra key", "wrong shape", "nan", "pickle", "no weights", "torn", "bad json", "no config"]
+    "how",
+    [
+        "missing key",
+        "extra key",
+        "wrong shape",
+        "nan",
+        "pickle",
+        "no weights",
+        "torn",
+        "bad json",
+        "no config",
+        "large tokenizer",
+        'front end {"sampling_rate": 44100}',
+        'front end {"sampling_rate": "48000"}',
+        'front end {"sampling_rate": null}',
+        'front end {"hop_length": "480"}',
+        'front end {"fft_window_size": 0}',
+        'front end {"frequency_max": "high"}',
+        'front end {"truncation": 5}',
+        'reference {"revision": "main"}',
+        'reference {"id": 5}',
+        'reference {"id": "a/b", "revision": 5}',
+    ],
 )
 def test_damaged_folders_are_refused(tmp_path, how):
     make_clap().save_pretrained(tmp_path)
@@ -127,6 +158,43 @@ def test_damaged_folders_are_refused(tmp_path, how):
     with pytest.raises(ModelFolderError) as caught:
         ClapEncoder.from_pretrained(tmp_path)
     assert caught.value.remedy
+    if how.startswith("reference "):
+        with pytest.raises(ModelFolderError, match="repository"):
+            ClapEncoder.from_config(tmp_path)
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    make_clap().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="revision"):
+        ClapEncoder.from_pretrained(tmp_path, revision="main")
+
+
+@pytest.mark.parametrize(
+    ("waveforms", "words"),
+    [
+        (torch.zeros(2, 480_001), "shape"),
+        (torch.zeros(2, 48_000), "shape"),
+        (torch.zeros(480_000), "shape"),
+        (torch.zeros(1, 480_000, dtype=torch.int16), "int16"),
+        (np.zeros((1, 480_000), np.int16), "int16"),
+        (torch.zeros(1, 480_000).to_sparse(), "sparse"),
+        (torch.zeros(1, 480_000, device="meta"), "meta"),
+        (windows(2) * torch.tensor([[1.0], [float("nan")]]), "row 1"),
+        (windows(2) / torch.tensor([[0.0], [1.0]]), "row 0"),
+        ([[0.0] * 480_000], "list"),
+        (None, "NoneType"),
+    ],
+)
+def test_wrong_waveforms_are_refused(waveforms, words):
+    with pytest.raises(InputError, match=words):
+        make_clap().encode_audio(waveforms)
+
+
+def test_no_window_has_no_embedding_and_arrays_are_taken():
+    clap, audio = make_clap(), windows(2)
+    assert clap.encode_audio(torch.empty(0, 480_000)).shape == (0, EMBEDDING_DIM)
+    for array in (audio.numpy(), audio.numpy().astype(">f4"), audio.numpy()[::-1][::-1]):
+        assert torch.equal(clap.encode_audio(array), clap.encode_audio(audio))
 
 
 def test_inputs_are_checked():

@@ -68,6 +68,27 @@ def test_bad_files_are_reported_and_the_rest_captioned(model, sounds, tmp_path, 
     assert "no audio file" in found["empty"]["error"]
 
 
+def test_an_empty_path_is_an_error(model, sounds, capsys, monkeypatch):
+    monkeypatch.chdir(sounds)
+    assert main(["caption", "--model", model, "--json", ""]) == 1
+    (row,) = rows(capsys)
+    assert row["file"] == ""
+    assert "empty path" in row["error"]
+
+
+def test_status_when_all_are_missing_is_as_the_help_says(capsys):
+    assert main(["caption", "nowhere.wav"]) == 1
+    with pytest.raises(SystemExit):
+        main(["caption", "--help"])
+    assert "1 if some or all could not be" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", [None, "tiny"])
+def test_a_local_model_has_no_revision(model, sounds, name, capsys):
+    assert main(["caption", "--model", name or model, "--revision", "v1", str(sounds)]) == 2
+    assert "revision" in capsys.readouterr().err
+
+
 def test_errors_go_to_standard_error_in_text_mode(model, sounds, capsys):
     assert main(["caption", "--model", model, str(sounds / "a.wav"), "nowhere.wav"]) == 1
     captured = capsys.readouterr()

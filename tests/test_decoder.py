@@ -121,12 +121,98 @@ def test_options_reach_generate():
         {"return_dict_in_generate": True},
         {"penalty_alpha": 0.6},
         {"num_beam_groups": 2, "num_beams": 4},
+        {"do_sample": "no"},
+        {"generator": 5},
+        {"generator": [1, 2, 3]},
     ],
     ids=str,
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(InputError):
         make_decoder().generate(prefixes(1), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"assistant_early_exit": 1},
+        {"prompt_lookup_num_tokens": 3},
+        {"num_assistant_tokens": 3},
+        {"is_assistant": True},
+        {"guidance_scale": 2.0},
+        {"token_healing": True},
+        {"encoder_repetition_penalty": 1.5},
+        {"encoder_no_repeat_ngram_size": 2},
+        {"prefill_chunk_size": 2},
+        {"forced_bos_token_id": 7},
+        {"min_length": 3},
+        {"max_length": 3},
+    ],
+    ids=str,
+)
+def test_what_a_soft_prefix_cannot_serve_is_refused_by_name(options):
+    decoder, prefix = make_decoder(), prefixes(1)
+    layers, expected = decoder.config.num_hidden_layers, decoder.generate(prefix, max_new_tokens=5)
+    with pytest.raises(InputError, match=f"generation_kwargs.*{next(iter(options))}") as caught:
+        decoder.generate(prefix, max_new_tokens=5, **options)
+    if "max_length" in options:
+        assert caught.value.remedy == "Use max_new_tokens"
+    assert decoder.config.num_hidden_layers == layers
+    assert decoder.generate(prefix, max_new_tokens=5) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"min_new_tokens": "wrong"},
+        {"stop_strings": -7},
+        {"no_repeat_ngram_size": [[9]]},
+        {"watermarking_config": "wrong"},
+        {"forced_eos_token_id": [[99999]]},
+        {"top_p": "wrong", "do_sample": True},
+    ],
+    ids=str,
+)
+def test_options_that_fail_in_the_search_are_named(options):
+    with pytest.raises(InputError, match=f"generation_kwargs.*{next(iter(options))}") as caught:
+        make_decoder().generate(prefixes(2), max_new_tokens=4, **options)
+    assert not isinstance(caught.value.__cause__, InputError | None)
+
+
+def test_errors_that_no_option_caused_stay_what_they_are(monkeypatch):
+    decoder = make_decoder()
+
+    def broken(*_, error=RuntimeError, **__):
+        raise error("the device is lost")
+
+    monkeypatch.setattr(decoder.model, "generate", broken)
+    with pytest.raises(RuntimeError, match="lost"):
+        decoder.generate(prefixes(1))
+    monkeypatch.setattr(decoder.model, "generate", lambda **_: broken(error=torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        decoder.generate(prefixes(1), temperature=0.7)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"suppress_tokens": [40]},
+        {"begin_suppress_tokens": [40]},
+        {"sequence_bias": [[[40], 5.0]]},
+        {"bad_words_ids": [[40]]},
+        {"repetition_penalty": 1.5},
+        {"length_penalty": 0.5, "num_beams": 2},
+        {"exponential_decay_length_penalty": (2, 1.5)},
+        {"cache_implementation": "static"},
+        {"top_k": 5, "top_p": 0.9, "min_p": 0.1, "do_sample": True},
+    ],
+    ids=str,
+)
+def test_options_that_work_leave_the_next_captions_alone(option):
+    decoder, prefix = make_decoder(), prefixes(2)
+    expected = decoder.generate(prefix, max_new_tokens=6)
+    assert len(decoder.generate(prefix, max_new_tokens=6, **option)) == 2
+    assert decoder.generate(prefix, max_new_tokens=6) == expected
 
 
 def test_wrong_prefix_is_refused():
@@ -295,6 +381,12 @@ def damage(folder, how):
         (folder / "base" / "model.safetensors").unlink()
     elif how == "no base entry":
         (folder / "decoder_config.json").write_text("{}")
+    elif how.startswith("base at "):
+        (folder / "decoder_config.json").write_text(json.dumps({"base": {"path": how[8:] or str(folder / "base")}}))
+    elif how == "large tokenizer":
+        tokenizer = make_tokenizer()
+        tokenizer.add_tokens(["<one more>"])
+        tokenizer.save_pretrained(folder)
     elif how == "no tokenizer":
         for file in folder.glob("tokenizer*"):
             file.unlink()
@@ -315,13 +407,19 @@ def damage(folder, how):
         "no base",
         "no base entry",
         "no tokenizer",
+        "base at ",
+        "base at ../decoder/base",
+        "base at base/../base",
+        "base at C:\\base",
+        "large tokenizer",
     ],
 )
 def test_damaged_folders_are_refused(tmp_path, how):
-    make_decoder(lora=True).save_pretrained(tmp_path)
-    damage(tmp_path, how)
+    folder = tmp_path / "decoder"
+    make_decoder(lora=True).save_pretrained(folder)
+    damage(folder, how)
     with pytest.raises(ModelFolderError) as caught:
-        CaptionDecoder.from_pretrained(tmp_path)
+        CaptionDecoder.from_pretrained(folder)
     assert caught.value.remedy
 
 

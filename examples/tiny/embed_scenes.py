@@ -12,7 +12,10 @@ from tqdm import tqdm
 from diffusion_link_hf import ClapEncoder
 from diffusion_link_hf.data.embedding_cache import embed_captions
 
-COUNTS = {1: 0.5, 2: 0.42, 3: 0.08}
+# More overlapped pairs than the encoder was trained on: in sounds that it never heard the second event is fainter to it
+# than in those it knows, and a decoder that learned from those alone leaves it out (47 % of overlapped pairs, n = 200).
+COUNTS = {1: 0.4, 2: 0.54, 3: 0.06}
+SHARE_OVERLAPPED = 0.7
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     rng = np.random.default_rng(args.seed)
     recorded = load_recordings(args.data, set(args.folds))
     # Other synthesised examples than those the encoder saw.
-    mixer = SceneMixer(MelBank(Recordings({**recorded.by_label, **synthesised(args.seed).by_label})), counts=COUNTS)
+    mixer = SceneMixer(
+        MelBank(Recordings({**recorded.by_label, **synthesised(args.seed).by_label})),
+        COUNTS,
+        share_overlapped=SHARE_OVERLAPPED,
+    )
     clap = ClapEncoder.from_pretrained(args.clap)
     embeds, names, captions = [], [], []
     for first in tqdm(range(0, args.scenes, 64), desc="scenes", mininterval=5):

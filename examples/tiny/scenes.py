@@ -19,6 +19,7 @@ SPEEDS = (0.84, 0.89, 0.945, 1.0, 1.06, 1.12, 1.19)
 EXAMPLES_PER_CLASS = 24  # synthesised examples of each class; a recorded class has 24 recordings in three folds
 EVENT_COUNTS = {1: 0.45, 2: 0.45, 3: 0.10}
 TYPICAL_LEVEL = -8.0  # dB, mean mel power of the recordings
+SHARE_OVERLAPPED = 0.6  # of scenes of several events; they are the harder ones
 SHARE_RECORDED = 0.78  # of events; the recorded classes are harder, because they are real
 
 
@@ -52,6 +53,18 @@ def synthesised(seed: int, per_class: int = EXAMPLES_PER_CLASS) -> Recordings:
     return Recordings({label: [synthesise(label, rng) for _ in range(per_class)] for label in SYNTHESISERS})
 
 
+def _looped_power(front_end: ClapLogMel, samples: np.ndarray) -> np.ndarray:
+    """(n // hop, 64) mel power of endlessly repeated ``samples``: tiling it gives the click where two copies meet.
+
+    A recording shorter than a window is repeat-padded when it is captioned. A click that training never had is taken
+    for an event: captions said "… and then a person sneezes".
+    """
+    frames, margin = len(samples) // front_end.hop_length, 3  # 3 hops > half an FFT window
+    period = samples[: frames * front_end.hop_length]
+    looped = np.pad(period, margin * front_end.hop_length, mode="wrap")
+    return front_end.mel_power(torch.from_numpy(looped)[None])[0, margin : margin + frames].numpy()
+
+
 class MelBank:
     """Mel power of every recording at every speed, computed once, so that a scene is a few additions.
 
@@ -71,7 +84,7 @@ class MelBank:
                 versions = []
                 for speed in speeds:
                     at_speed = soxr.resample(samples, SAMPLING_RATE * speed, SAMPLING_RATE) if speed != 1 else samples
-                    power = front_end.mel_power(torch.from_numpy(at_speed)[None])[0].numpy()
+                    power = _looped_power(front_end, at_speed)
                     # Equal energy for all, or a quiet recording would be labelled where nobody can hear it.
                     versions.append(power / max(1e-9, float(power.mean())))
                 self.items[label].append(versions)
@@ -113,6 +126,27 @@ _DISTANCE = 10 ** (-np.linspace(2, 18, 64) / 10)  # far sounds lose their treble
 _GAIN = {"loud": (4, 8), "normal": (-4, 4), "faint": (-11, -6), "distant": (-10, -4)}
 
 
+def _warped(mel: np.ndarray, rng: np.random.Generator, bands: float = 1.5, stretch: float = 0.1) -> np.ndarray:
+    """(T, 64) power moved by up to ``bands`` mel bands and played up to a tenth slower or faster, each alone."""
+    if rng.random() < 0.6:
+        shift = rng.uniform(-bands, bands)
+        whole = int(np.floor(shift))
+        part = np.float32(shift - whole)
+        padded = np.pad(mel, ((0, 0), (4, 4)), mode="edge")
+        mel = (1 - part) * padded[:, 4 - whole : 68 - whole] + part * padded[:, 3 - whole : 67 - whole]
+    if rng.random() < 0.6:
+        frames = int(len(mel) * np.exp(rng.uniform(-stretch, stretch)))
+        mel = mel[np.linspace(0, len(mel) - 1, frames).round().astype(int)]
+    return mel
+
+
+def _trimmed(mel: np.ndarray) -> np.ndarray:
+    """Without the frames at either end that are 50 dB below the loudest; at least 0.4 s."""
+    energy = mel.sum(1)
+    heard = np.flatnonzero(energy > energy.max() * 1e-5)
+    return mel[heard[0] : max(heard[-1] + 1, heard[0] + 40)]
+
+
 def _place(mel: np.ndarray, start: int, stop: int, bouts: int, rng: np.random.Generator) -> np.ndarray:
     """(1001, 64) power with ``mel`` in frames start…stop: repeated to fill them, or in several bouts with pauses."""
     out = np.zeros((FRAMES, 64), dtype=np.float32)
@@ -137,10 +171,17 @@ def _place(mel: np.ndarray, start: int, stop: int, bouts: int, rng: np.random.Ge
 class SceneMixer:
     """Draws random scenes from a mel bank: mel power with moderate augmentation, and what is in them."""
 
-    def __init__(self, bank: MelBank, counts: dict[int, float] = EVENT_COUNTS, share_recorded: float = SHARE_RECORDED):
+    def __init__(
+        self,
+        bank: MelBank,
+        counts: dict[int, float] = EVENT_COUNTS,
+        share_recorded: float = SHARE_RECORDED,
+        share_overlapped: float = SHARE_OVERLAPPED,
+    ):
         self.bank = bank
         self.counts = counts
         self.share_recorded = share_recorded
+        self.share_overlapped = share_overlapped
         self.synthesised = [label for label in bank.labels if label in SYNTHESISERS]
         self.recorded = [label for label in bank.labels if label not in SYNTHESISERS]
 
@@ -161,11 +202,29 @@ class SceneMixer:
         bouts = int(rng.choice([1, 2, 3], p=[0.84, 0.08, 0.08])) if alone or rng.random() < 0.5 else 1
         return SceneEvent(label, loudness, distant, bouts)
 
+    def _recording(self, label: str, rng: np.random.Generator) -> np.ndarray:
+        """(T, 64) mel power of a recording, some of them trimmed, followed by silence, cropped, or two at once."""
+        mel = _warped(self.bank.draw(label, rng), rng)
+        # Three of four sneezes of ESC-10, and few other sounds, were filled up to 5 s with digital silence. Silence
+        # cut off here and added there is no longer what a sneeze is known by.
+        if rng.random() < 0.5:
+            mel = _trimmed(mel)
+        if rng.random() < 0.25:
+            mel = np.pad(mel, ((0, int(rng.integers(20, 300))), (0, 0)))
+        if rng.random() < 0.3 and len(mel) > 300:
+            first = int(rng.integers(len(mel) // 4))
+            mel = mel[first : first + int(len(mel) * 0.75)]
+        if rng.random() < 0.4:  # two recordings of one class together are one more recording of it
+            other = _warped(self.bank.draw(label, rng), rng)
+            length = min(len(mel), len(other))
+            mel = mel[:length] + other[:length] * np.float32(10 ** (rng.uniform(-8, 0) / 10))
+        return mel
+
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
         """One scene: mel power (1001, 64) float32 and its content."""
         n = int(rng.choice(list(self.counts), p=list(self.counts.values())))
         events = [self._event(label, n == 1, rng) for label in self._labels(n, rng)]
-        relation: Relation = "single" if n == 1 else str(rng.choice(["overlap", "sequence"]))
+        relation: Relation = "single" if n == 1 else "overlap" if rng.random() < self.share_overlapped else "sequence"
         bounds = np.linspace(0, FRAMES, n + 1).astype(int)
         if relation == "sequence":
             bounds[1:-1] += rng.integers(-60, 61, n - 1)
@@ -176,18 +235,14 @@ class SceneMixer:
             if rng.random() < 0.2:  # a gap before or after
                 gap = int(rng.integers((stop - start) // 3))
                 start, stop = (start + gap, stop) if rng.random() < 0.5 else (start, stop - gap)
-            mel = self.bank.draw(event.label, rng)
-            if rng.random() < 0.3 and len(mel) > 300:  # a crop
-                first = int(rng.integers(len(mel) // 4))
-                mel = mel[first : first + int(len(mel) * 0.75)]
-            if rng.random() < 0.3:  # two recordings of one class together are one more recording of it
-                other = self.bank.draw(event.label, rng)
-                length = min(len(mel), len(other))
-                mel = mel[:length] + other[:length] * np.float32(10 ** (rng.uniform(-8, 0) / 10))
+            mel = self._recording(event.label, rng)
             gain = rng.uniform(*_GAIN["distant" if event.distant else event.loudness])
             eq = _equaliser(rng) * (_DISTANCE if event.distant else 1.0)
             power += _place(mel * (eq * 10 ** ((gain + master) / 10)).astype(np.float32), start, stop, event.bouts, rng)
-        if rng.random() < 0.25:
+        if rng.random() < 0.5:  # a noise floor, as every microphone has
+            level = 10 ** rng.uniform(-10, -3)
+            power += (level * rng.chisquare(8, (FRAMES, 64)) / 8).astype(np.float32)
+        if rng.random() < 0.25:  # a noisy place
             level = power.mean() * 10 ** (rng.uniform(-35, -12) / 10)
             slope = 10 ** (np.linspace(0, rng.uniform(-15, 5), 64) / 10)
             power += (level * slope * rng.chisquare(4, (FRAMES, 64)) / 4).astype(np.float32)

@@ -22,8 +22,8 @@ from diffusion_link_hf.features import ClapLogMel
 
 logger = logging.getLogger(__name__)
 
-TAGGER_STEPS, TAGGER_BATCH, TAGGER_LR = 4500, 32, 1.5e-3
-CONTRAST_STEPS, CONTRAST_BATCH, CONTRAST_LR = 600, 64, 1.5e-3
+TAGGER_STEPS, TAGGER_BATCH, TAGGER_LR = 3600, 32, 1.5e-3
+CONTRAST_STEPS, CONTRAST_BATCH, CONTRAST_LR = 500, 64, 1.5e-3
 AUDIO_LR_FACTOR = 0.3  # of the contrastive stage, for the audio tower that already hears
 FIRST_SCALE, LAST_SCALE = 15.0, 60.0  # logit scale; a high one lets paraphrases differ without losing their meaning
 EMA_DECAY = 0.99
@@ -31,12 +31,16 @@ CONTRAST_COUNTS = {1: 0.5, 2: 0.4, 3: 0.1}  # half of the scenes single events, 
 
 
 def build_model(vocab_size: int) -> ClapModel:
-    """A `ClapModel` of 2 M parameters: HTSAT in three stages, two text layers, 512-wide joint space."""
+    """A `ClapModel` of 3.4 M parameters: HTSAT in four stages, two text layers, 512-wide joint space.
+
+    Overlapping patches of 16 x 16 every 8 frames and bands: non-overlapping ones of 16 are 2.5 times faster and keep
+    simultaneous sounds apart less well.
+    """
     config = ClapConfig(
         audio_config={
-            "spec_size": 256, "num_mel_bins": 64, "window_size": 4, "patch_size": 16, "patch_stride": [16, 16],
-            "patch_embeds_hidden_size": 48, "depths": [1, 1, 2], "num_attention_heads": [3, 6, 12], "hidden_size": 192,
-            "projection_dim": 512, "drop_path_rate": 0.0, "enable_fusion": False,
+            "spec_size": 256, "num_mel_bins": 64, "window_size": 4, "patch_size": 16, "patch_stride": [8, 8],
+            "patch_embeds_hidden_size": 24, "depths": [1, 1, 2, 2], "num_attention_heads": [2, 3, 6, 12],
+            "hidden_size": 192, "projection_dim": 512, "drop_path_rate": 0.0, "enable_fusion": False,
         },
         text_config={
             "vocab_size": vocab_size, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -145,10 +149,10 @@ def train_contrast(
     model: ClapModel, head: nn.Module, mixer: SceneMixer, tokenizer, rng: np.random.Generator, steps: int
 ) -> None:
     """Stage 2: captions meet their scenes; the tagging loss stays, so that the tower does not forget to hear."""
-    text_head = nn.Linear(512, len(LABELS))
+    joint_head = nn.Linear(512, len(LABELS))  # of both modalities, so that an event has one direction in the space
     audio = [p for p in model.audio_model.parameters() if p.requires_grad]
     rest = [*model.text_model.parameters(), *model.text_projection.parameters(), *model.audio_projection.parameters()]
-    rest += [*head.parameters(), *text_head.parameters()]
+    rest += [*head.parameters(), *joint_head.parameters()]
     optimiser, schedule = _optimiser(
         [{"params": audio, "lr": CONTRAST_LR * AUDIO_LR_FACTOR}, {"params": rest, "lr": CONTRAST_LR}], steps
     )
@@ -168,7 +172,8 @@ def train_contrast(
         scale = FIRST_SCALE * (LAST_SCALE / FIRST_SCALE) ** min(1.0, step / (0.7 * steps))
         loss = contrastive_loss(audio_embeds, text_embeds, affinities(scenes), scale)
         loss = loss + 2 * F.binary_cross_entropy_with_logits(head(pooled), tags)
-        loss = loss + F.binary_cross_entropy_with_logits(10 * text_head(text_embeds), tags)
+        for embeds in (audio_embeds, text_embeds):
+            loss = loss + F.binary_cross_entropy_with_logits(joint_head(10 * embeds), tags)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([*audio, *rest], 1.0)
@@ -226,7 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     bank = MelBank(Recordings({**recorded.by_label, **synthesised(args.seed).by_label}))
     judged = load_recordings(args.data, set(args.judge_folds)) if args.judge_folds else None
     tokenizer = build_tokenizer()
-    model, head = build_model(len(tokenizer)), nn.Linear(192, len(LABELS))
+    model = build_model(len(tokenizer))
+    head = nn.Linear(model.config.audio_config.hidden_size, len(LABELS))
     mixer = SceneMixer(bank)
     freeze_input_norm(model, mixer, rng)
     report: dict = {"folds": args.folds, "judge_folds": args.judge_folds, "parameters": model.num_parameters()}

@@ -5,7 +5,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,10 +55,12 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
     Args:
         source: a path; encoded bytes or a binary file, read from its beginning, or from where it is if it cannot seek
             (wav, flac, ogg, opus, mp3, aiff, au, caf, w64); a mapping with ``array`` and ``sampling_rate``, or with
-            ``bytes`` or ``path`` (a row of `datasets`); or an array or tensor of shape (n,), (channels, n) or
-            (n, channels), whose shorter axis is the channels, at most 1,024. Integers of 8 to 32 bits are scaled by
-            their full range, floats are taken as they are (full scale is ±1).
-        sampling_rate: Hz, 1,000 to 768,000; needed with a bare array and refused with encoded audio.
+            ``bytes``, ``audio`` (a row of `datasets`) or ``path``; what `datasets` decodes audio to, an object with
+            ``get_all_samples()``; or an array or tensor of shape (n,), (channels, n) or (n, channels), whose shorter
+            axis is the channels, at most 1,024. Integers of 8 to 32 bits are scaled by their full range, floats are
+            taken as they are (full scale is ±1). Sparse and quantised tensors are made dense.
+        sampling_rate: Hz, 1,000 to 768,000; needed with a bare array, refused with encoded audio, and where the
+            samples come with a rate of their own, the same or left out.
         name: how errors call the item, its path by default.
 
     Returns:
@@ -68,11 +70,14 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         AudioNotFoundError: the path does not exist, is a directory, or cannot be opened.
         AudioDecodeError: empty, truncated or not audio; the decoder's own error is chained. A cut is noticed in every
             format that says how long it is, which only an MP3 without a Xing, Info or VBRI header does not.
-        AudioFormatError: sampling rate missing or out of range, or samples of a wrong shape or type.
-        AudioContentError: no samples, less than 10 ms, NaN, infinite, or constant and not zero. Silence is valid.
+        AudioFormatError: sampling rate missing, contradicted or out of range, or samples of a wrong shape or type.
+        AudioContentError: no samples, less than 10 ms, NaN, infinite, masked, or constant and not zero. Silence is
+            valid.
     """
     if isinstance(source, Mapping):
         return _load_mapping(source, sampling_rate, name)
+    if hasattr(source, "get_all_samples"):
+        return _load_decoder(source, sampling_rate, name or "decoded audio")
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
         return _load_array(source, sampling_rate, name or "audio array")
     is_path = isinstance(source, (str, os.PathLike))
@@ -95,6 +100,31 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         f"is a {type(source).__name__}",
         "Pass a path, bytes, a binary file, an array or {'array', 'sampling_rate'}",
     )
+
+
+def is_decoded(source: AudioInput) -> bool:
+    """Whether a recording comes as samples, so that `load_audio` takes a ``sampling_rate`` with it."""
+    if isinstance(source, Mapping):
+        return source.get("array") is not None or (_is_row(source) and is_decoded(source["audio"]))
+    return hasattr(source, "__array__") or hasattr(source, "get_all_samples")
+
+
+def check_sampling_rate(sources: Sequence[AudioInput], sampling_rate: int) -> None:
+    """Refuses one sampling rate for many recordings where it helps none of them, or contradicts one.
+
+    Raises:
+        AudioFormatError: out of range; all sources are encoded; or a mapping says another rate.
+    """
+    _check_rate(sampling_rate, "sampling_rate")
+    if sources and not any(map(is_decoded, sources)):
+        raise AudioFormatError(
+            "sampling_rate", f"is {sampling_rate}, but no item is an array", "Leave it out: encoded audio says it"
+        )
+    for k, row in enumerate(sources):
+        while isinstance(row, Mapping) and _is_row(row):
+            row = row["audio"]
+        if isinstance(row, Mapping) and row.get("array") is not None:
+            _agreed_rate(row.get("sampling_rate"), sampling_rate, f"audio[{k}]")
 
 
 def split_windows(samples: np.ndarray) -> list[AudioWindow]:
@@ -131,10 +161,13 @@ def find_audio_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> 
     A file that is named is returned whatever its extension and whether it exists: `load_audio` says what is wrong.
 
     Raises:
-        AudioNotFoundError: a directory holds no audio file.
+        AudioNotFoundError: a directory holds no audio file, or a path is empty.
     """
     files: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
+    for given in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        if not os.fspath(given):  # Path("") is the current directory
+            raise AudioNotFoundError("empty path", "names nothing", "Name a file or a directory; '.' is this one")
+        path = Path(given)
         if not path.is_dir():
             files.append(path)
             continue
@@ -169,33 +202,65 @@ def _open(path: str | os.PathLike, name: str) -> BinaryIO:
         raise AudioNotFoundError(name, problem, remedy) from error
 
 
+def _is_row(source: Mapping[str, Any]) -> bool:
+    """Whether it is a row of a data set, whose audio is in one of its columns, rather than that audio."""
+    return all(source.get(key) is None for key in ("array", "bytes")) and source.get("audio") is not None
+
+
 def _load_mapping(row: Mapping[str, Any], sampling_rate: int | None, name: str | None) -> np.ndarray:
-    name = name or (str(row["path"]) if row.get("path") else "audio row")
+    name = name or (str(row["path"]) if row.get("path") else None)
+    if _is_row(row):
+        return load_audio(row["audio"], sampling_rate, name)
+    name = name or "audio row"
     if row.get("array") is not None:
-        rate = row.get("sampling_rate")
-        if rate is None:
-            rate = sampling_rate
-        elif sampling_rate is not None and rate != sampling_rate:
-            raise AudioFormatError(name, f"says {rate} Hz, the argument {sampling_rate} Hz", "Leave one of them out")
-        return _load_array(row["array"], rate, name)
+        return _load_array(row["array"], _agreed_rate(row.get("sampling_rate"), sampling_rate, name), name)
     for key in ("bytes", "path"):
         if row.get(key) is not None:
             return load_audio(row[key], sampling_rate, name)
     raise AudioFormatError(
         name,
         f"has the keys {sorted(map(str, row))}",
-        "A mapping needs 'array' and 'sampling_rate', or 'bytes', or 'path'",
+        "A mapping needs 'array' and 'sampling_rate', or 'bytes', 'path' or 'audio'",
     )
 
 
-def _load_array(source, sampling_rate: int | None, name: str) -> np.ndarray:
-    if hasattr(source, "detach"):  # a torch tensor; NumPy has no bfloat16
-        source = source.detach().cpu()
-        source = (source.float() if source.is_floating_point() else source).numpy()
+def _load_decoder(decoder, sampling_rate: int | None, name: str) -> np.ndarray:
+    """Audio of `datasets` 4 and later: a torchcodec ``AudioDecoder``, whose samples have shape (channels, n)."""
     try:
-        samples = np.asarray(source)
-    except (TypeError, ValueError) as error:
+        samples = decoder.get_all_samples()
+        data, rate = samples.data, samples.sample_rate
+    except Exception as error:  # whatever the decoder raises, the user has to hear which recording it was
+        raise AudioDecodeError(name, f"cannot be decoded ({error})", _WHOLE) from error
+    return _load_array(data, _agreed_rate(rate, sampling_rate, name), name)
+
+
+def _agreed_rate(own: int | None, given: int | None, name: str) -> int | None:
+    if own is not None and given is not None and own != given:
+        raise AudioFormatError(name, f"says {own} Hz, the argument {given} Hz", "Leave one of them out")
+    return given if own is None else own
+
+
+def _to_numpy(source, name: str) -> np.ndarray:
+    """The values of an array or tensor of any kind, on the CPU."""
+    try:
+        if np.ma.is_masked(source):
+            raise AudioContentError(name, "has masked samples", "Fill them, or leave out the recording")
+        if hasattr(source, "detach"):  # a torch tensor
+            source = source.detach().cpu().resolve_conj().resolve_neg()
+            source = source.dequantize() if source.is_quantized else source
+            source = source.to_dense() if source.is_sparse or "sparse" in str(source.layout) else source
+            source = (source.float() if source.is_floating_point() else source).numpy()  # NumPy has no bfloat16
+        return np.asarray(source)
+    except AudioContentError:
+        raise
+    except Exception as error:  # nested, meta, ragged …: what is raised differs by the library
         raise AudioFormatError(name, f"is no array ({error})", "Pass (n,), (channels, n) or (n, channels)") from error
+
+
+def _load_array(source, sampling_rate: int | None, name: str) -> np.ndarray:
+    samples = _to_numpy(source, name)
+    if samples.dtype.kind in "OSTU":
+        raise AudioFormatError(name, f"has dtype {samples.dtype}", "Pass numbers; or paths, as a list or one by one")
     if sampling_rate is None:
         raise AudioFormatError(name, "has no sampling rate", "Pass sampling_rate=… or {'array': …, 'sampling_rate': …}")
     rate = _check_rate(sampling_rate, name)

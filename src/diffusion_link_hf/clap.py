@@ -1,29 +1,35 @@
 """The frozen CLAP: windows of audio, or captions, to unit embeddings in one space."""
 
 import json
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from .audio import SAMPLING_RATE, WINDOW_SAMPLES
 from .errors import InputError, ModelFolderError
 from .features import ClapLogMel
 from .hub.loading import (
     LoadPath,
     check_finite,
     check_loading_info,
+    check_vocabulary,
     download_snapshot,
     drop_local_names,
     pinned_source,
     read_json,
     refuse_pickles,
+    refuse_revision,
     save_tokenizer,
 )
+from .tensors import dense_floats
 
 REFERENCE_FILE = "reference.json"
 _CONFIG_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
@@ -86,12 +92,15 @@ class ClapEncoder(nn.Module):
         """Embed one kind of input; offloading hooks see this call.
 
         Args:
-            waveforms: (B, n) float at 48 kHz, n = 480,000 for HTSAT.
+            waveforms: (B, 480000) finite floats at 48 kHz; B may be 0.
             input_features: (B, 1, 1001, 64) log-mel dB, instead of waveforms.
             input_ids, attention_mask: (B, L) token ids and mask.
 
         Returns:
             (B, D) unit rows, float32.
+
+        Raises:
+            InputError: none or several kinds of input; waveforms of another length or dtype, or with NaN or infinity.
         """
         if sum(value is not None for value in (waveforms, input_features, input_ids)) != 1:
             raise InputError(
@@ -102,7 +111,10 @@ class ClapEncoder(nn.Module):
                 input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device)
             )
         else:
-            if input_features is None:
+            if waveforms is not None:
+                _check_waveforms(waveforms)
+                if not len(waveforms):
+                    return torch.empty(0, self.embedding_dim, device=self.device)
                 input_features = self.front_end(waveforms.to(self.device))
             features = input_features.to(self.device, self.dtype)
             # A window is at most 10 s long, so a fused model always gets four equal views and no long-audio branch.
@@ -113,9 +125,20 @@ class ClapEncoder(nn.Module):
             output = self.model.get_audio_features(input_features=features, is_longer=is_longer)
         return F.normalize(output.pooler_output.float(), dim=-1)
 
-    def encode_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """(B, 480000) float windows at 48 kHz → (B, D) unit rows."""
-        return self(waveforms=waveforms)
+    def encode_audio(self, waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Windows of ten seconds at 48 kHz → embeddings.
+
+        Args:
+            waveforms: (B, 480000) finite floats, full scale ±1, such as `audio.split_windows` cuts and pads; B may
+                be 0.
+
+        Returns:
+            (B, D) unit rows, float32.
+
+        Raises:
+            InputError: no tensor or array, another shape or dtype, NaN or infinity.
+        """
+        return self(waveforms=dense_floats(waveforms, "waveforms"))
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
         """Captions → (B, D) unit rows; padding is masked, so a caption's embedding does not depend on its batch.
@@ -202,14 +225,17 @@ class ClapEncoder(nn.Module):
             dtype: of the loaded weights, float32 by default whatever the file holds.
 
         Raises:
-            ModelFolderError, HubAccessError: see `hub.loading`.
+            ModelFolderError, HubAccessError: see `hub.loading`; also a front end of another sampling rate than 48 kHz,
+                and a tokenizer larger than the model's vocabulary.
+            InputError: a revision of a local folder.
         """
         hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder, source = Path(name_or_path), None
         if folder.is_dir():
+            refuse_revision(revision, folder)
             refuse_pickles(folder)
-            if (folder / REFERENCE_FILE).is_file():
-                source = read_json(folder / REFERENCE_FILE)
+            source = _read_reference(folder)
+            if source is not None:
                 folder = download_snapshot(source["id"], source.get("revision"), allow_patterns=_CONFIG_PATTERNS, **hub)
                 source = pinned_source(source["id"], source.get("revision"), folder)
         elif folder.is_absolute() or str(name_or_path).startswith("."):
@@ -238,7 +264,10 @@ class ClapEncoder(nn.Module):
             ) from error
         check_loading_info(folder, info)
         check_finite(model, folder)
-        return cls(model, *_tokenizer_and_front_end(folder), source=source)
+        tokenizer, front_end = _tokenizer_and_front_end(folder)
+        if tokenizer is not None:
+            check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)
+        return cls(model, tokenizer, front_end, source)
 
     @classmethod
     def from_config(cls, folder: LoadPath, **overrides) -> "ClapEncoder":
@@ -248,15 +277,61 @@ class ClapEncoder(nn.Module):
         for name, value in overrides.items():
             setattr(config.audio_config, name, value)
         tokenizer, front_end = _tokenizer_and_front_end(folder)
-        reference = folder / REFERENCE_FILE
-        return cls(ClapModel(config), tokenizer, front_end, read_json(reference) if reference.is_file() else None)
+        return cls(ClapModel(config), tokenizer, front_end, _read_reference(folder))
+
+
+def _check_waveforms(waveforms: torch.Tensor) -> None:
+    dense_floats(waveforms, "waveforms")
+    if waveforms.ndim != 2 or waveforms.shape[1] != WINDOW_SAMPLES:
+        raise InputError(
+            "waveforms",
+            f"has shape {tuple(waveforms.shape)}",
+            f"CLAP takes (B, {WINDOW_SAMPLES}); split_windows cuts and pads recordings to that",
+        )
+    bad = ~torch.isfinite(waveforms).all(1)
+    if bad.any():
+        raise InputError("waveforms", f"row {int(bad.nonzero()[0])} holds NaN or infinity", "Leave those rows out")
+
+
+def _read_reference(folder: Path) -> dict[str, Any] | None:
+    """{"id", "revision"} of the repository that a folder references instead of holding weights, or None."""
+    if not (folder / REFERENCE_FILE).is_file():
+        return None
+    source = read_json(folder / REFERENCE_FILE)
+    if not isinstance(source.get("id"), str) or not isinstance(source.get("revision"), str | None):
+        raise ModelFolderError(folder / REFERENCE_FILE, f"names no repository ({source})", "It needs 'id', 'revision'")
+    return source
+
+
+def _read_front_end(folder: Path) -> ClapLogMel:
+    """The log-mel of ``preprocessor_config.json``, whose values would otherwise fail, or mislead, only at first use."""
+    path = folder / "preprocessor_config.json"
+    values = read_json(path)
+    try:
+        extractor = ClapFeatureExtractor.from_dict(values)
+        for name in ("sampling_rate", "fft_window_size", "hop_length", "feature_size"):
+            value = getattr(extractor, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}")
+        for name in ("frequency_min", "frequency_max"):
+            if not isinstance(getattr(extractor, name), numbers.Real):
+                raise ValueError(f"{name} is {getattr(extractor, name)!r}")
+        if extractor.truncation not in ("fusion", "rand_trunc"):
+            raise ValueError(f"truncation is {extractor.truncation!r}")
+        front_end = ClapLogMel.from_feature_extractor(extractor)
+    except Exception as error:
+        raise ModelFolderError(path, f"describes no front end ({error})", "See ClapFeatureExtractor") from error
+    if front_end.sampling_rate != SAMPLING_RATE:
+        raise ModelFolderError(
+            path, f"says {front_end.sampling_rate} Hz", f"Recordings are read at {SAMPLING_RATE} Hz: use such a CLAP"
+        )
+    return front_end
 
 
 def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | None, ClapLogMel]:
     from transformers import AutoTokenizer
 
-    extractor = read_json(folder / "preprocessor_config.json")
-    front_end = ClapLogMel.from_feature_extractor(ClapFeatureExtractor.from_dict(extractor))
+    front_end = _read_front_end(folder)
     tokenizer = None
     if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
         try:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -14,11 +14,13 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from .errors import InputError, ModelFolderError
+from .generation_options import SEARCH_ERRORS, raise_option_error, refuse_options
 from .hub.loading import (
     LoadPath,
     check_dtype,
     check_finite,
     check_loading_info,
+    check_vocabulary,
     download_snapshot,
     drop_local_names,
     pinned_source,
@@ -32,15 +34,6 @@ ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER = "default"  # PEFT's name of the one adapter; it writes others to folders of their own
 BASE_FOLDER = "base"
-# Fields of GenerationConfig that `generate` does not take: what the decoder decides itself, what would change the type
-# of the result, and strategies that transformers 5 only runs as remote code.
-_OWN_OPTIONS = frozenset({"pad_token_id", "eos_token_id", "bos_token_id", "use_cache", "max_length", "min_length"})
-_OUTPUT_OPTIONS = frozenset(
-    {"return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"}
-)
-_REMOTE_OPTIONS = frozenset({"penalty_alpha", "num_beam_groups", "diversity_penalty", "dola_layers", "force_words_ids"})
-_FILE_OPTIONS = frozenset({"transformers_version", "_from_model_config", "constraints"})
-_REFUSED_OPTIONS = _OWN_OPTIONS | _OUTPUT_OPTIONS | _REMOTE_OPTIONS | _FILE_OPTIONS
 
 
 class CaptionDecoder(nn.Module):
@@ -177,14 +170,21 @@ class CaptionDecoder(nn.Module):
             num_return_sequences: captions per row; more than one needs beams or sampling.
             generator: makes sampling reproducible; transformers samples from the global state, which is seeded from
                 the generator for the call and put back after it.
-            options: any further field of `transformers.GenerationConfig`, such as ``temperature``.
+            options: further fields of `transformers.GenerationConfig`, such as ``temperature``: those of
+                `generation_options.OPTIONS`. Refused are total lengths (``max_length``, ``min_length``: use
+                ``max_new_tokens``, ``min_new_tokens``), special token ids, output options, and what a soft prefix,
+                having no token ids, cannot serve: assisted decoding, early exit, prompt lookup, guidance, token
+                healing, encoder penalties, prefill in chunks.
 
         Returns:
             B lists of ``num_return_sequences`` captions, stripped.
 
         Raises:
-            InputError: see `generation_config`; or a prefix of another shape.
+            InputError: see `generation_config`; a prefix of another shape; something that is no generator; or an
+                option that fails only in the search, with its error chained.
         """
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InputError("generator", f"is a {type(generator).__name__}", "Pass one torch.Generator")
         config = self.generation_config(num_return_sequences, max_new_tokens, num_beams, do_sample, **options)
         if not len(prefix):
             return []
@@ -200,10 +200,8 @@ class CaptionDecoder(nn.Module):
                     generation_config=config,
                     tokenizer=self.tokenizer if options.get("stop_strings") else None,
                 )
-            except ValueError as error:  # some values are only checked when the search is set up
-                raise InputError(
-                    "generation options", str(error).strip(" ."), "See transformers.GenerationConfig"
-                ) from error
+            except SEARCH_ERRORS as error:  # some values are only checked, or only fail, in the search
+                raise_option_error(error, options)
         texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return [texts[i : i + num_return_sequences] for i in range(0, len(texts), num_return_sequences)]
 
@@ -218,11 +216,12 @@ class CaptionDecoder(nn.Module):
         """The arguments of `generate`, checked before anything is computed.
 
         Raises:
-            InputError: an unknown or refused option, a value out of range, or several sequences from greedy search.
+            InputError: an unknown or refused option, a value of a wrong type or out of range, or several sequences
+                from greedy search.
         """
-        unknown = sorted(set(options) - (set(GenerationConfig().to_dict()) - _REFUSED_OPTIONS))
-        if unknown:
-            raise InputError("generation options", f"have no {', '.join(unknown)}", "See CaptionDecoder.generate")
+        refuse_options(options)
+        if not isinstance(do_sample, bool):
+            raise InputError("do_sample", f"is {do_sample!r}", "Use True or False")
         counts = {
             "num_return_sequences": num_return_sequences,
             "max_new_tokens": max_new_tokens,
@@ -242,10 +241,8 @@ class CaptionDecoder(nn.Module):
         special = {"pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
         try:
             return GenerationConfig(do_sample=do_sample, **counts, **special, **options)
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                "generation options", str(error).strip(" ."), "See transformers.GenerationConfig"
-            ) from error
+        except SEARCH_ERRORS as error:
+            raise_option_error(error, options)
 
     def save_pretrained(
         self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
@@ -341,7 +338,8 @@ class CaptionDecoder(nn.Module):
             trainable: whether the adapter's weights take gradients.
 
         Raises:
-            ModelFolderError: something missing, additional, misshapen, not finite, or pickled.
+            ModelFolderError: something missing, additional, misshapen, not finite, or pickled; a base outside of the
+                folder; a tokenizer larger than the model's vocabulary.
             HubAccessError: the base cannot be had; for a gated one the message says what to accept and where.
         """
         check_dtype(dtype)
@@ -357,7 +355,8 @@ class CaptionDecoder(nn.Module):
             patterns = ["*.json", "*.safetensors", "tokenizer*"]
             base_folder = download_snapshot(repo_id, revision, token, cache_dir, local_files_only, patterns)
             source = pinned_source(repo_id, revision, base_folder)
-        model = load_causal_lm(base_folder, dtype)
+        model, tokenizer = load_causal_lm(base_folder, dtype), load_tokenizer(folder)
+        check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
         if (folder / ADAPTER_FILE).is_file():
             model = _load_adapter(model, folder, trainable)
             check_finite(model, folder)
@@ -365,7 +364,7 @@ class CaptionDecoder(nn.Module):
             raise ModelFolderError(
                 folder / ADAPTER_FILE, "is missing", "The adapter's weights are there without their configuration"
             )
-        return cls(model, load_tokenizer(folder), instruction, source).eval()
+        return cls(model, tokenizer, instruction, source).eval()
 
     @classmethod
     def from_config(cls, folder: LoadPath, **overrides) -> "CaptionDecoder":
@@ -394,6 +393,11 @@ def _read_config(folder: Path) -> tuple[str | None, dict[str, Any]]:
     if not isinstance(base, dict) or not isinstance(base.get("path", base.get("id")), str):
         raise ModelFolderError(
             folder / CONFIG_FILE, f"names no base model (base = {base!r})", "It needs {'path'} or {'id', 'revision'}"
+        )
+    path = PureWindowsPath(base.get("path", ""))  # which knows the separators of every system
+    if path.anchor or ".." in path.parts:
+        raise ModelFolderError(
+            folder / CONFIG_FILE, f"has its base model in {base['path']!r}", "It must be a folder in the decoder's own"
         )
     if instruction is not None and not isinstance(instruction, str):
         raise ModelFolderError(folder / CONFIG_FILE, f"has instruction = {instruction!r}", "It is a string or null")

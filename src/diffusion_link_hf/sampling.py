@@ -6,6 +6,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from .errors import InputError
+from .tensors import dense_floats
 
 
 def make_scheduler(num_train_timesteps: int = 1000) -> DDIMScheduler:
@@ -35,6 +36,49 @@ def check_scheduler(scheduler: DDIMScheduler) -> None:
     for option in ("clip_sample", "thresholding"):
         if config.get(option, False):
             raise InputError(f"scheduler.{option}", "is True", f"It would cut off embeddings: use {option}=False")
+
+
+def check_options(
+    scheduler: DDIMScheduler | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    noise: torch.Tensor | None = None,
+    num_inference_steps: int | None = None,
+    noise_timestep: int | None = None,
+    add_noise: bool | None = None,
+) -> None:
+    """Refuses options that no bridge takes, whether or not the bridge at hand uses them.
+
+    Raises:
+        InputError: a wrong type; a timestep or number of steps outside of the process; see also `check_noise`.
+    """
+    check_noise(generator, noise)
+    if add_noise is not None and not isinstance(add_noise, bool):
+        raise InputError("add_noise", f"is {add_noise!r}", "Use True, False or None")
+    last = 1000 if scheduler is None else scheduler.config.num_train_timesteps
+    shallow_timesteps(last if noise_timestep is None else noise_timestep, 1, last)
+    shallow_timesteps(last, 1 if num_inference_steps is None else num_inference_steps, last)
+
+
+def check_noise(
+    generator: torch.Generator | Sequence[torch.Generator] | None = None, noise: torch.Tensor | None = None
+) -> None:
+    """Refuses sources of noise that cannot be used.
+
+    Raises:
+        InputError: ``generator`` is neither a generator nor a list of them; ``noise`` is no dense floating-point
+            tensor, or holds NaN or infinity; or both are given.
+    """
+    each = generator if isinstance(generator, (list, tuple)) else [generator]
+    if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
+        raise InputError("generator", f"is {generator!r}", "Pass a torch.Generator, or a list of one per row")
+    if noise is None:
+        return
+    if generator is not None:
+        raise InputError("noise", "is given beside a generator", "Pass one of the two")
+    if not isinstance(noise, torch.Tensor):
+        raise InputError("noise", f"is a {type(noise).__name__}", "Pass a floating-point torch tensor")
+    if not torch.isfinite(dense_floats(noise, "noise")).all():
+        raise InputError("noise", "holds NaN or infinite values", "Pass standard normal values")
 
 
 def shallow_timesteps(noise_timestep: int, num_inference_steps: int, num_train_timesteps: int = 1000) -> list[int]:

@@ -78,6 +78,43 @@ def test_damaged_caches_are_refused(tmp_path, how):
         EmbeddingCache.load(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("manifest.json", b"[]"),
+        ("manifest.json", b"null"),
+        ("manifest.json", b"\xff\xfe"),
+        ("manifest.json", {"audio_names": None}),
+        ("manifest.json", {"audio_names": [1] * 10}),
+        ("captions.jsonl", b'{"caption": "caf\xe9"}\n' * 20),
+        ("captions.jsonl", b'{"caption": 3}\n' * 20),
+        ("captions.jsonl", b'["caption"]\n' * 20),
+        ("captions.jsonl", b"3\n" * 20),
+        ("captions.jsonl", b'{"caption": ' * 20),
+        ("captions.jsonl", b"{}\n" * 20),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path, file, content):
+    make().save(tmp_path)
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads((tmp_path / file).read_text()), **content}).encode()
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match="damaged") as caught:
+        EmbeddingCache.load(tmp_path)
+    assert caught.value.remedy
+
+
+def test_splits_at_the_limits():
+    cache = make(3, 1)
+    train, validation = cache.split(0.0, 0)
+    assert validation is None
+    assert train.captions == cache.captions
+    with pytest.raises(DataError, match="all held out"):
+        cache.split(0.9, 0)
+    lone = EmbeddingCache(cache.audio[:0], cache.text, torch.full((3,), -1), cache.captions, [], {})
+    assert lone.split(0.5, 0)[1] is None
+
+
 def test_inconsistent_caches_are_refused():
     good = make()
     with pytest.raises(DataError, match="differ in number"):
@@ -128,10 +165,40 @@ def test_wrong_metadata_is_refused(tmp_path, text):
         read_audio_folder(tmp_path / "nowhere")
 
 
-def test_embedding_a_folder(folder, tmp_path, pytestconfig, capsys):
+@pytest.fixture
+def embed(pytestconfig):
     spec = importlib.util.spec_from_file_location("embed", pytestconfig.rootpath / "examples" / "embed.py")
-    embed = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(embed)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--batch-size", "0"), ("--batch-size", "-2"), ("--batch-size", "x"), ("--device", "foo")]
+)
+def test_wrong_options_are_usage_errors(embed, tmp_path, capsys, option, value):
+    """There is no data and no CLAP here: nothing may have been looked at."""
+    with pytest.raises(SystemExit) as caught:
+        embed.main(["--data", "./no", "--clap", "./no", "--output", str(tmp_path / "out"), option, value])
+    assert caught.value.code == 2
+    assert option in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_would_fail_at_the_end_fails_at_once(embed, folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    assert embed.main(["--data", "./no", "--clap", "./no", "--output", str(tmp_path / "file")]) == 2
+    assert "file cannot be written" in capsys.readouterr().err
+    clap = make_clap()
+    clap.tokenizer = None
+    clap.save_pretrained(tmp_path / "clap")
+    monkeypatch.setattr(embed.ClapEncoder, "encode_audio", None)
+    arguments = ["--data", str(folder), "--clap", str(tmp_path / "clap"), "--output", str(tmp_path / "cache")]
+    assert embed.main(arguments) == 2
+    assert "has no tokenizer" in capsys.readouterr().err
+
+
+def test_embedding_a_folder(embed, folder, tmp_path, capsys):
     clap = make_clap()
     clap.save_pretrained(tmp_path / "clap")
     assert (

@@ -107,6 +107,38 @@ def test_adding_mel_powers_is_close_to_adding_samples():
     assert abs(difference.mean()) < 1.0
 
 
+@pytest.mark.parametrize("seconds", [0.7, 2.5, 5.0])
+def test_the_mel_bank_hears_the_seam_of_a_repeated_recording(seconds):
+    samples = np.random.default_rng(2).uniform(-1, 1, int(seconds * RATE)).astype(np.float32)
+    samples[: RATE // 100] = 1.0  # a jump where two copies meet
+    bank = scenes.MelBank(scenes.Recordings({"wind": [samples]}), speeds=(1.0,))
+    power = bank.draw("wind", np.random.default_rng(0))
+    frames = len(samples) // 480
+    tiled = ClapLogMel().mel_power(torch.from_numpy(np.tile(samples[: frames * 480], 3))[None])[0]
+    expected = tiled[frames : 2 * frames].numpy()
+    np.testing.assert_allclose(power / power.mean(), expected / expected.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_silence_at_the_ends_of_a_recording_is_cut_off_and_nothing_else():
+    mel = np.zeros((300, 64), dtype=np.float32)
+    mel[100:200] = np.random.default_rng(0).uniform(0.5, 1, (100, 64))
+    mel[150] = 0  # a pause inside
+    assert np.array_equal(scenes._trimmed(mel), mel[100:200])
+    mel[:100] = mel[200:] = 1e-3  # quiet, yet heard
+    assert np.array_equal(scenes._trimmed(mel), mel)
+
+
+def test_warping_moves_bands_and_frames_by_little():
+    mel = np.full((400, 64), 1e-3, dtype=np.float32)
+    mel[:, 30] = 1.0
+    for seed in range(50):
+        warped = scenes._warped(mel, np.random.default_rng(seed))
+        assert warped.dtype == np.float32
+        assert 360 <= len(warped) <= 443
+        assert abs(int(warped[200].argmax()) - 30) <= 2
+        assert warped.sum(1) == pytest.approx(mel.sum(1)[0], rel=1e-3)
+
+
 def test_scenes_are_reproducible_and_shaped_as_clap_takes_them(bank):
     mixer = scenes.SceneMixer(bank)
     (features, contents), (again, contents_again) = (mixer.batch(12, np.random.default_rng(5)) for _ in range(2))

@@ -211,6 +211,16 @@ def test_folders_and_names(tmp_path, monkeypatch):
             resolve_folder(name)
 
 
+@pytest.mark.parametrize("name", [None, "tiny", "folder"])
+def test_what_is_local_has_no_revision(tmp_path, name):
+    name = tmp_path if name == "folder" else name
+    with pytest.raises(InputError, match="revision: is 'v1'"):
+        resolve_folder(name, "v1")
+    for load in (AudioCaptionPipeline.from_pretrained, AudioCaptionPipeline.download):
+        with pytest.raises(InputError, match="revision"):
+            load(name, revision="v1")
+
+
 @pytest.mark.parametrize("name", ["a.bin", "deep/b.PT", "c.pkl", "d.ckpt", "e.pth"])
 def test_pickles_are_refused(tmp_path, name):
     (tmp_path / "model.safetensors").write_bytes(b"")

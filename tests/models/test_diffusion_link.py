@@ -182,6 +182,7 @@ def test_half_precision(dtype):
         (torch.ones(2, EMBEDDING_DIM), {"noise_timestep": 1001}),
         (torch.ones(2, EMBEDDING_DIM), {"noise": torch.ones(3, EMBEDDING_DIM)}),
         (torch.ones(2, EMBEDDING_DIM), {"generator": [torch.Generator()]}),
+        (torch.ones(2, EMBEDDING_DIM), {"num_inference_steps": 101}),
     ],
 )
 def test_wrong_input_is_refused(embeds, options):

@@ -11,57 +11,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_factories import decoder_arguments, link_arguments, make_base, make_cache
 
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, EmbeddingCache
-from diffusion_link_hf.data.embedding_cache import clap_fingerprint
 from diffusion_link_hf.errors import DataError, RecipeError
-from diffusion_link_hf.training.arguments import DecoderTrainingArguments, LinkTrainingArguments, load_recipe
+from diffusion_link_hf.training.arguments import load_recipe
 from diffusion_link_hf.training.decoder_trainer import BatchOrder, train_decoder, warmup_cosine
-from diffusion_link_hf.training.link_trainer import fit_ridge, matched_cosine, train_link
-from factories import EMBEDDING_DIM, make_clap, make_language_model, make_tokenizer
-
-WORDS = ("dog", "rain", "bell", "wind")
-
-
-def make_cache(n=240, seed=0, clap=None) -> EmbeddingCache:
-    """Text clusters by word; audio is a rotated, shifted, noisy copy: a modality gap in miniature."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(len(WORDS), EMBEDDING_DIM, generator=generator)
-    kind = torch.arange(n) % len(WORDS)
-    text = centres[kind] + 0.5 * torch.randn(n, EMBEDDING_DIM, generator=generator)
-    rotation = torch.linalg.qr(torch.randn(EMBEDDING_DIM, EMBEDDING_DIM, generator=generator))[0]
-    audio = text @ rotation + 2.0 + 0.3 * torch.randn(n, EMBEDDING_DIM, generator=generator)
-    unit = torch.nn.functional.normalize
-    return EmbeddingCache(
-        unit(audio, dim=1),
-        unit(text, dim=1),
-        torch.arange(n),
-        [WORDS[k] for k in kind],
-        [f"{i}.wav" for i in range(n)],
-        {"clap": clap_fingerprint(clap) if clap else None},
-    )
+from diffusion_link_hf.training.link_trainer import matched_cosine, train_link
+from factories import make_clap
 
 
 @pytest.fixture
 def cache(tmp_path):
     make_cache().save(tmp_path / "cache")
     return tmp_path / "cache"
-
-
-def link_arguments(cache, output, **changes):
-    options = {
-        "max_steps": 300,
-        "batch_size": 64,
-        "learning_rate": 2e-3,
-        "max_train_timestep": 150,
-        "validation_fraction": 0.2,
-        "checkpoint_every": 100,
-        "validate_every": 100,
-        "report_to": "none",
-        "ema_decay": 0.98,
-        "model": {"width": 64, "time_embed_dim": 16, "add_noise": False, "num_inference_steps": 1},
-    }
-    return LinkTrainingArguments(cache=str(cache), output=str(output), **{**options, **changes})
 
 
 def test_link_closes_the_gap(tmp_path):
@@ -77,21 +40,6 @@ def test_link_closes_the_gap(tmp_path):
     target = link.normalize(validation.text, "text")
     assert matched_cosine(link.bridge(validation.audio), target) == pytest.approx(metrics["link"], abs=1e-6)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["steps"] == 800
-
-
-def test_ridge_is_the_closed_form(cache):
-    """Against numpy's least squares on the augmented system, for the strength that it chose."""
-    train, _ = EmbeddingCache.load(cache).split(0.2, 0)
-    link = DiffusionLinkModel(EMBEDDING_DIM, width=8, time_embed_dim=8)
-    link.fit_statistics(train.audio, train.text)
-    x, y = (link.normalize(e.double(), m).numpy() for e, m in ((train.audio, "audio"), (train.text, "text")))
-    found = fit_ridge(link, train)(torch.from_numpy(x)).numpy()
-    candidates = []
-    for strength in 10.0 ** np.arange(-5, 3):
-        rows = np.sqrt(strength * len(x)) * np.eye(EMBEDDING_DIM)
-        weights = np.linalg.lstsq(np.vstack([x, rows]), np.vstack([y, np.zeros_like(rows)]), rcond=None)[0]
-        candidates.append(np.abs(x @ weights - found).max())
-    assert min(candidates) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -118,32 +66,7 @@ def test_captions_without_audio_join_the_text_branch(tmp_path):
 
 @pytest.fixture
 def base(tmp_path):
-    torch.manual_seed(0)
-    model = make_language_model()
-    model.lm_head.weight.data *= 50  # as sharp as a trained one: an adapter cannot sharpen a frozen output layer
-    model.save_pretrained(tmp_path / "base")
-    make_tokenizer().save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-def decoder_arguments(cache, base, output, **changes):
-    options = {
-        "mode": "supervised",
-        "projector": {"num_prefix_tokens": 2, "num_layers": 2},
-        "max_steps": 250,
-        "warmup_steps": 10,
-        "batch_size": 32,
-        "learning_rate": 2e-2,
-        "max_grad_norm": 1.0,
-        "lora": {"r": 8, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]},
-        "validation_fraction": 0.2,
-        "report_to": "none",
-        "checkpoint_every": 80,
-        "validate_every": 100,
-    }
-    return DecoderTrainingArguments(
-        cache=str(cache), output=str(output), base_model=str(base), **{**options, **changes}
-    )
+    return make_base(tmp_path / "base")
 
 
 @pytest.mark.parametrize(("mode", "lora"), [("supervised", True), ("text_only", True), ("supervised", False)])

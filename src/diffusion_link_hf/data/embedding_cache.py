@@ -81,13 +81,23 @@ class EmbeddingCache:
         digest.update("\n".join(self.captions).encode())
         return digest.hexdigest()[:16]
 
-    def split(self, validation_fraction: float, seed: int) -> tuple["EmbeddingCache", "EmbeddingCache"]:
-        """Training and validation parts that share no recording; captions without audio go to training."""
+    def split(self, validation_fraction: float, seed: int) -> tuple["EmbeddingCache", "EmbeddingCache | None"]:
+        """Training and validation parts that share no recording; captions without audio go to training.
+
+        The validation part is None where no caption is held out.
+
+        Raises:
+            DataError: no caption would be left to train on.
+        """
         order = torch.randperm(len(self.audio), generator=torch.Generator().manual_seed(seed))
         held = torch.zeros(len(self.audio) + 1, dtype=torch.bool)  # the last entry answers for index -1
         held[order[: round(validation_fraction * len(self.audio))]] = True
         rows = held[self.caption_audio]
-        return self.select((~rows).nonzero()[:, 0]), self.select(rows.nonzero()[:, 0])
+        if rows.all():
+            raise DataError(
+                "embedding cache", f"has {len(rows)} captions, all held out", "Use a smaller validation_fraction"
+            )
+        return self.select((~rows).nonzero()[:, 0]), self.select(rows.nonzero()[:, 0]) if rows.any() else None
 
     def select(self, rows: torch.Tensor) -> "EmbeddingCache":
         """The captions ``rows`` (K,) and the recordings they describe."""
@@ -141,6 +151,8 @@ class EmbeddingCache:
             raise DataError(folder, "holds no embedding cache", "Make one with examples/embed.py, or check the path")
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict):
+                raise TypeError(f"{MANIFEST} holds a {type(manifest).__name__}")
             if manifest.get("format") != FORMAT:
                 raise DataError(
                     folder, f"has the format {manifest.get('format')!r}, expected {FORMAT!r}", "Make the cache again"
@@ -148,6 +160,8 @@ class EmbeddingCache:
             tensors = load_file(folder / EMBEDDINGS)
             with open(folder / CAPTIONS, encoding="utf-8") as file:
                 captions = [json.loads(line)["caption"] for line in file]
+            if not all(isinstance(text, str) for text in (*captions, *manifest["audio_names"])):
+                raise TypeError("a caption or a recording's name is no text")
             cache = cls(
                 tensors["audio"].float(),
                 tensors["text"].float(),
@@ -156,8 +170,10 @@ class EmbeddingCache:
                 manifest["audio_names"],
                 manifest,
             )
-        except (OSError, SafetensorError, json.JSONDecodeError, KeyError) as error:
-            raise DataError(folder, f"is damaged ({error})", "Make the cache again") from error
+        except DataError:
+            raise
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise DataError(folder, f"is damaged ({error!r})", "Make the cache again") from error
         if cache.fingerprint != manifest.get("fingerprint"):
             raise DataError(folder, "its contents do not match its manifest", "Make the cache again")
         made_by = manifest.get("clap")

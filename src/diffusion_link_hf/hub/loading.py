@@ -40,25 +40,31 @@ def resolve_folder(
     """The local folder of a pipeline or model: a path, the embedded "tiny" (also None), or a Hub id's snapshot.
 
     Raises:
-        InputError: not a name or path at all.
+        InputError: not a name or path at all; or a revision of what is no repository.
         ModelFolderError: a path that is not a folder.
         HubAccessError: the repository, its revision or the network cannot be reached; the client's error is chained.
     """
     if name_or_path is None:
+        refuse_revision(revision, DEFAULT_PIPELINE)
         return default_pipeline_folder()
     if not isinstance(name_or_path, (str, os.PathLike)) or not str(name_or_path):
         raise InputError("model", f"is {name_or_path!r}", "Name a folder or a Hub id")
     path = Path(name_or_path)
-    if path.is_dir():
-        return path
     name = str(name_or_path)
-    if name == DEFAULT_PIPELINE:
-        return default_pipeline_folder()
+    if path.is_dir() or name == DEFAULT_PIPELINE:
+        refuse_revision(revision, name)
+        return path if path.is_dir() else default_pipeline_folder()
     if path.exists():
         raise ModelFolderError(name, "is a file", "Name the folder that holds it")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name):
         raise ModelFolderError(name, "no such folder", "Check the path; a Hub id has the form owner/name")
     return download_snapshot(name, revision, token, cache_dir, local_files_only, allow_patterns)
+
+
+def refuse_revision(revision: str | None, folder: LoadPath) -> None:
+    """Raises InputError for a revision of a folder, which has none: whatever it holds would be loaded instead."""
+    if revision is not None:
+        raise InputError("revision", f"is {revision!r}, but {folder} is a folder", "Leave it out, or name a Hub id")
 
 
 def download_snapshot(
@@ -203,6 +209,17 @@ def drop_local_names(path: Path) -> None:
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def check_vocabulary(tokenizer, size: int, folder: LoadPath) -> None:
+    """Raises ModelFolderError if a tokenizer has ids that its model, of a vocabulary of ``size``, has no row for."""
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= size:
+        raise ModelFolderError(
+            folder,
+            f"its tokenizer has ids up to {largest}, its model a vocabulary of {size}",
+            "Use the model's own tokenizer, or resize the model's token embeddings before saving",
+        )
+
+
 def save_tokenizer(tokenizer, folder: Path) -> None:
     """`save_pretrained` without traces of this machine."""
     tokenizer.save_pretrained(folder)
@@ -253,6 +270,9 @@ class StrictModel(ModelMixin, ConfigMixin):
             ) from error
         check_loading_info(folder, info)
         check_finite(model, folder)
+        for tensor in (*model.parameters(), *model.buffers()):
+            # In memory of torch's own: a safetensors file maps weights at any offset, and matrix products round by it.
+            tensor.data = tensor.data.clone()
         return model
 
     def save_config(self, save_directory: LoadPath, push_to_hub: bool = False, **kwargs) -> None:

@@ -42,8 +42,10 @@ class FolderPipeline(DiffusionPipeline):
     diffusers records third-party components by full module path, refuses them from the Hub and loses PEFT models.
     """
 
-    # Keyword arguments that a component's own from_pretrained takes besides the folder.
+    # Components whose own from_pretrained takes Hub options besides the folder.
     _hub_components: ClassVar[tuple[str, ...]] = ()
+    # Other pipelines whose folders hold all that this one needs.
+    _also_reads: ClassVar[tuple[str, ...]] = ()
 
     def register_modules(self, **components) -> None:
         super().register_modules(**components)
@@ -91,25 +93,21 @@ class FolderPipeline(DiffusionPipeline):
             ModelFolderError: no such folder; model_index.json or a component missing or damaged; weights missing,
                 additional, misshapen, not finite or pickled; components whose widths do not fit each other.
             HubAccessError: a repository, revision or base model that cannot be had.
-            InputError: an unknown keyword, or one of a wrong type.
+            InputError: an unknown keyword, one of a wrong type, or a revision of a local folder.
         """
         check_dtype(dtype)
-        folder = resolve_folder(pretrained_model_name_or_path, revision, token, cache_dir, local_files_only)
         names = cls._component_names()
-        unknown = sorted(set(components) - set(names))
-        if unknown:
-            raise InputError(
-                "from_pretrained",
-                f"got {', '.join(unknown)}",
-                f"Components are {', '.join(names)}; or dtype= and Hub options",
-            )
-        types = get_type_hints(cls.__init__)
-        for name, component in components.items():
-            if not isinstance(component, types[name]) and not (component is None and name in cls._optional_components):
-                expected = " or ".join(kind.__name__ for kind in get_args(types[name]) or (types[name],))
-                raise InputError(name, f"is a {type(component).__name__}", f"Pass a {expected}")
+        cls._check_given(components, "from_pretrained", "; or dtype= and Hub options")
+        folder = resolve_folder(
+            pretrained_model_name_or_path,
+            revision,
+            token,
+            cache_dir,
+            local_files_only,
+            [INDEX, *(f"{name}/*" for name in names)] if cls._also_reads else None,
+        )
         index = read_json(folder / INDEX)
-        if index.get("_class_name") != cls.__name__:
+        if index.get("_class_name") not in (cls.__name__, *cls._also_reads):
             raise ModelFolderError(
                 folder / INDEX, f"describes a {index.get('_class_name')!r}", f"{cls.__name__} cannot read it"
             )
@@ -123,6 +121,37 @@ class FolderPipeline(DiffusionPipeline):
         pipeline = cls(**loaded)
         pipeline.check_components(folder)
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **components):
+        """A pipeline of this class over the components of another, which it shares: nothing is copied or cast.
+
+        Args:
+            pipeline: any pipeline that has the components, by name.
+            components: others to use instead, by name.
+
+        Raises:
+            InputError: an unknown component, one that is missing (a link that is None, say), or one of a wrong type.
+            ModelFolderError: components whose widths do not fit each other.
+        """
+        cls._check_given(components, "from_pipe")
+        own = {name: getattr(pipeline, name, None) for name in cls._component_names()}
+        cls._check_given(own | components, "from_pipe")
+        shared = cls(**(own | components))
+        shared.check_components("from_pipe")
+        return shared
+
+    @classmethod
+    def _check_given(cls, components: dict[str, Any], caller: str, others: str = "") -> None:
+        """Raises InputError for unknown names and wrong types."""
+        names, types = cls._component_names(), get_type_hints(cls.__init__)
+        unknown = sorted(set(components) - set(names))
+        if unknown:
+            raise InputError(caller, f"got {', '.join(unknown)}", f"Components are {', '.join(names)}{others}")
+        for name, component in components.items():
+            if not isinstance(component, types[name]) and not (component is None and name in cls._optional_components):
+                expected = " or ".join(kind.__name__ for kind in get_args(types[name]) or (types[name],))
+                raise InputError(name, f"is a {type(component).__name__}", f"Pass a {expected}")
 
     @classmethod
     def _load_component(cls, folder: Path, name: str, entry: Any, dtype: torch.dtype | None, hub: dict[str, Any]):

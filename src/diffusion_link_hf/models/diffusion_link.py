@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.utils import BaseOutput
@@ -13,7 +12,7 @@ from torch import nn
 from ..errors import InputError
 from ..sampling import add_noise as noised
 from ..sampling import check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
-from .bridge import BridgeModel, Modality
+from .bridge import BridgeModel
 
 
 @dataclass
@@ -48,6 +47,8 @@ class ResidualBlock(nn.Module):
 
 class DiffusionLinkModel(BridgeModel):
     """The denoiser φ(z_s, s) of Diffusion-Link (arXiv 2510.11330): RCG's RDM MLP over CLAP embeddings.
+
+    `bridge` normalises, noises to s*, denoises by DDIM to the clean step, and L2-normalises (paper §2 and §4).
 
     Args:
         embedding_dim: D, width of the embeddings.
@@ -123,49 +124,6 @@ class DiffusionLinkModel(BridgeModel):
         x = self.proj_out(x)
         return DiffusionLinkModelOutput(sample=x) if return_dict else (x,)
 
-    @torch.no_grad()
-    def bridge(
-        self,
-        embeds: torch.Tensor,
-        modality: Modality = "audio",
-        *,
-        scheduler: DDIMScheduler | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        noise: torch.Tensor | None = None,
-        num_inference_steps: int | None = None,
-        noise_timestep: int | None = None,
-        add_noise: bool | None = None,
-    ) -> torch.Tensor:
-        """Normalise, noise to s*, denoise by DDIM to the clean step, L2-normalise (paper §2 and §4).
-
-        Args:
-            embeds: (B, D) floating point.
-            modality: where they come from.
-            scheduler: the noise process; `sampling.make_scheduler()` by default.
-            generator: source of the noise. One generator gives *one* (1, D) draw that all rows share: with a draw per
-                row, an embedding's result would depend on its place in the batch. A list gives each row its own. None
-                uses a fresh generator seeded with ``config.noise_seed``. Always drawn on the CPU in float32, so that
-                devices agree.
-            noise: explicit ε, (B, D) or (1, D), instead of a generator.
-            num_inference_steps, noise_timestep, add_noise: override the configuration.
-
-        Returns:
-            (B, D) unit rows in the dtype of ``embeds``; row i depends on row i alone.
-
-        Raises:
-            InputError: see `BridgeModel.bridge`, `sampling.shallow_timesteps` and `sampling.check_scheduler`.
-        """
-        return super().bridge(
-            embeds,
-            modality,
-            scheduler=scheduler,
-            generator=generator,
-            noise=noise,
-            num_inference_steps=num_inference_steps,
-            noise_timestep=noise_timestep,
-            add_noise=add_noise,
-        )
-
     def _bridge(self, embeds, modality, *, scheduler, generator, noise, num_inference_steps, noise_timestep, add_noise):
         scheduler = scheduler or make_scheduler()
         check_scheduler(scheduler)
@@ -177,26 +135,7 @@ class DiffusionLinkModel(BridgeModel):
         )
         state = self.normalize(embeds, modality)
         if config.add_noise if add_noise is None else add_noise:
-            epsilon = self._noise(generator, noise, len(embeds)).to(state.device, state.dtype)
+            epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
             state = noised(state, epsilon, timesteps[0], scheduler)
         # The state stays in float32 whatever the network's dtype: five roundings of it would show.
         return ddim_sample(lambda z, t: self(z.to(self.dtype), t, return_dict=False)[0], state, scheduler, timesteps)
-
-    def _noise(self, generator, noise, rows: int) -> torch.Tensor:
-        width = self.config.embedding_dim
-        if noise is not None:
-            if noise.shape not in ((rows, width), (1, width)):
-                raise InputError("noise", f"has shape {tuple(noise.shape)}", f"Use ({rows}, {width}) or (1, {width})")
-            return noise
-        if isinstance(generator, (list, tuple)):
-            if len(generator) != rows:
-                raise InputError(
-                    "generator",
-                    f"is a list of {len(generator)}",
-                    f"Pass one generator per row ({rows}), or a single one",
-                )
-            return torch.cat([self._draw(one) for one in generator]) if generator else torch.empty(0, width)
-        return self._draw(generator or torch.Generator().manual_seed(self.config.noise_seed))
-
-    def _draw(self, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(1, self.config.embedding_dim, generator=generator, device=generator.device)

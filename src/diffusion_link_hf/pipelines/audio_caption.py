@@ -9,15 +9,24 @@ import torch
 from diffusers import DDIMScheduler
 from diffusers.utils import logging
 
-from ..audio import AudioInput, AudioWindow, load_audio, split_windows
+from ..audio import (
+    WINDOW_SAMPLES,
+    AudioInput,
+    AudioWindow,
+    check_sampling_rate,
+    is_decoded,
+    load_audio,
+    split_windows,
+)
 from ..clap import ClapEncoder
 from ..decoder import CaptionDecoder
 from ..errors import AudioError, InputError, ModelFolderError
 from ..hub.loading import LoadPath, read_json, resolve_folder
 from ..hub.pipeline_folder import INDEX, FolderPipeline
-from ..models.bridge import BridgeModel, Modality
+from ..models.bridge import BridgeModel, Modality, check_modality, check_noise_is_used
 from ..models.prefix_projector import PrefixProjector
-from ..sampling import check_scheduler, make_scheduler
+from ..sampling import check_options, check_scheduler, make_scheduler
+from ..tensors import check_embeddings, dense_floats, rescale_rows
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 
 logger = logging.get_logger(__name__)
@@ -121,6 +130,7 @@ class AudioCaptionPipeline(FolderPipeline):
         generator: torch.Generator | None = None,
         generation: Mapping[str, Any] | None = None,
         generation_kwargs: Mapping[str, Any] | None = None,
+        bridging: Mapping[str, Any] | None = None,
     ) -> None:
         """Raises InputError for options that `__call__` cannot use, before anything is read or computed."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -138,22 +148,77 @@ class AudioCaptionPipeline(FolderPipeline):
         if twice:
             raise InputError("generation_kwargs", f"has {', '.join(twice)}", "Pass that as an argument of its own")
         self.decoder.generation_config(**generation, **more)
+        # The link itself knows what it takes, and an empty batch costs it nothing.
+        self.bridge(torch.empty(0, self.clap.embedding_dim), **(bridging or {}))
 
     def encode_audio(self, windows: torch.Tensor | np.ndarray | Sequence[AudioWindow]) -> torch.Tensor:
-        """Ten-second windows at 48 kHz, (B, 480000) floats or `AudioWindow` objects → (B, D) unit CLAP embeddings."""
-        if not isinstance(windows, (torch.Tensor, np.ndarray)):
-            windows = np.stack([window.samples for window in windows])
-        return self.clap(waveforms=torch.as_tensor(windows).to(self._execution_device))
+        """Ten-second windows at 48 kHz → CLAP embeddings.
 
-    def bridge(self, embeds: torch.Tensor, modality: Modality = "audio", **options) -> torch.Tensor:
-        """(B, D) CLAP embeddings → (B, D) text-like ones, unchanged without a link; see `DiffusionLinkModel.bridge`."""
+        Args:
+            windows: (B, 480000) finite floats, full scale ±1, or a list of `AudioWindow`; B may be 0.
+
+        Returns:
+            (B, D) unit rows, float32.
+
+        Raises:
+            InputError: anything else, such as windows of another length, or with NaN or infinity.
+        """
+        if isinstance(windows, (list, tuple)) and all(isinstance(window, AudioWindow) for window in windows):
+            samples = [window.samples for window in windows]
+            windows = np.stack(samples) if samples else np.empty((0, WINDOW_SAMPLES), np.float32)
+        return self.clap(waveforms=dense_floats(windows, "windows").to(self._execution_device))
+
+    def bridge(
+        self,
+        embeds: torch.Tensor,
+        modality: Modality = "audio",
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        noise_timestep: int | None = None,
+        add_noise: bool | None = None,
+    ) -> torch.Tensor:
+        """CLAP embeddings → text-like ones; without a link they come back as they are, after the same checks.
+
+        Args, returns and raises as `BridgeModel.bridge`; also InputError for ``noise`` though ``add_noise`` is False.
+        """
+        options = {
+            "scheduler": self.scheduler,
+            "generator": generator,
+            "noise": noise,
+            "num_inference_steps": num_inference_steps,
+            "noise_timestep": noise_timestep,
+            "add_noise": add_noise,
+        }
+        check_modality(modality)
+        check_embeddings(embeds, self.clap.embedding_dim)
+        check_options(**options)
+        check_noise_is_used(self.link, noise, add_noise)
         if self.link is None:
             return embeds
-        return self.link.bridge(embeds.to(self._execution_device), modality, scheduler=self.scheduler, **options)
+        return self.link.bridge(embeds.to(self._execution_device), modality, **options)
 
     def decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
-        """(B, D) text-like embeddings → B lists of captions. Options as `CaptionDecoder.generate`."""
-        prefix = self.projector(embeds.to(self._execution_device, self.projector.dtype))
+        """Text-like embeddings → captions.
+
+        Args:
+            embeds: (B, D) dense floats of any norm but zero: rows are L2-normalised, as the projector was trained.
+            options: as `CaptionDecoder.generate`.
+
+        Returns:
+            B lists of ``num_return_sequences`` captions.
+
+        Raises:
+            InputError: a wrong shape, width or dtype; NaN, infinite or all-zero rows; see `CaptionDecoder.generate`.
+        """
+        check_embeddings(embeds, self.clap.embedding_dim)
+        return self._decode(embeds, **options)
+
+    def _decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
+        """`decode` of what the link returned: one that was never trained returns zeros, which are no user's mistake."""
+        unit = torch.nn.functional.normalize(rescale_rows(embeds).float(), dim=-1)
+        prefix = self.projector(unit.to(self._execution_device, self.projector.dtype))
         return self.decoder.generate(prefix, **options)
 
     @torch.no_grad()
@@ -179,15 +244,19 @@ class AudioCaptionPipeline(FolderPipeline):
 
         Args:
             audio: whatever `load_audio` takes (path, bytes, array, {"array", "sampling_rate"} …), or a list or other
-                iterable of those, such as a column of `datasets`.
-            sampling_rate: Hz, of bare arrays.
-            generator: noise of the link and randomness of sampling; without one the link's noise is fixed.
-            num_inference_steps, noise_timestep, add_noise: override the link's configuration.
+                iterable of those, such as a column of `datasets` or of a data frame.
+            sampling_rate: Hz, of arrays that come without one, alone or in a list; in a list of encoded audio alone,
+                and beside a mapping that says another, it is refused.
+            generator: noise of the link and randomness of sampling; without one the link's noise is fixed. Unused
+                where nothing is noised or sampled.
+            num_inference_steps, noise_timestep, add_noise: override the link's configuration; checked, but of no
+                effect, without a link.
             batch_size: windows computed at once; captions do not depend on it, sampled ones excepted.
             long_audio: beyond 10 s, "windows" captions each ten-second window, "average" captions the mean embedding.
             num_return_sequences: captions per window; more than one needs ``num_beams`` or ``do_sample``.
             max_new_tokens, num_beams, do_sample: as `transformers` generation.
-            generation_kwargs: further fields of `transformers.GenerationConfig`.
+            generation_kwargs: further fields of `transformers.GenerationConfig`; `CaptionDecoder.generate` says which
+                are refused (``max_length``, assisted decoding, guidance …).
             return_dict: whether to return an `AudioCaptionPipelineOutput` or a tuple of its fields.
 
         Returns:
@@ -195,7 +264,7 @@ class AudioCaptionPipeline(FolderPipeline):
             ``errors`` and the others are captioned.
 
         Raises:
-            AudioError: the one recording, given alone, cannot be read.
+            AudioError: the one recording, given alone, cannot be read; or ``sampling_rate`` does not fit the list.
             InputError: an option out of range, found before any recording is read where it can be.
 
         Example:
@@ -209,11 +278,19 @@ class AudioCaptionPipeline(FolderPipeline):
             "num_beams": num_beams,
             "do_sample": do_sample,
         }
-        self.check_inputs(batch_size, long_audio, generator, generation, generation_kwargs)
+        bridging = {
+            "num_inference_steps": num_inference_steps,
+            "noise_timestep": noise_timestep,
+            "add_noise": add_noise,
+        }
+        self.check_inputs(batch_size, long_audio, generator, generation, generation_kwargs, bridging)
+        audio = _unpacked(audio)
         single = _is_one(audio)
         items = [audio] if single else list(audio)
         if not single and items and isinstance(items[0], (int, float)):
             raise InputError("audio", "is a list of numbers", "Pass samples as an array, with sampling_rate=")
+        if not single and sampling_rate is not None:
+            check_sampling_rate(items, sampling_rate)
         # Every batch shares one draw of noise, or a caption would depend on the batch that it is in.
         noise_seed = None if generator is None else _seed(generator)
         spans, embeds, errors = self._encode_items(items, sampling_rate, single, batch_size)
@@ -225,11 +302,9 @@ class AudioCaptionPipeline(FolderPipeline):
                 embeds[k : k + batch_size],
                 "audio",
                 generator=None if noise_seed is None else torch.Generator().manual_seed(noise_seed),
-                num_inference_steps=num_inference_steps,
-                noise_timestep=noise_timestep,
-                add_noise=add_noise,
+                **bridging,
             )
-            texts += self.decode(bridged, generator=generator, **generation, **(generation_kwargs or {}))
+            texts += self._decode(bridged, generator=generator, **generation, **(generation_kwargs or {}))
         self.maybe_free_model_hooks()
 
         segments: list[list[CaptionSegment]] = [[] for _ in items]
@@ -251,11 +326,9 @@ class AudioCaptionPipeline(FolderPipeline):
         embeds: list[torch.Tensor] = []
         waiting: list[np.ndarray] = []
         for i, item in enumerate(self.progress_bar(items)):
-            bare = isinstance(item, np.ndarray) or (hasattr(item, "__array__") and not isinstance(item, Mapping))
+            rate = sampling_rate if single or is_decoded(item) else None
             try:
-                samples = load_audio(
-                    item, sampling_rate if bare or single else None, name=None if single else _name(item, i)
-                )
+                samples = load_audio(item, rate, name=None if single else _name(item, i))
             except AudioError as error:
                 if single:
                     raise
@@ -279,11 +352,22 @@ def _name(item: Any, index: int) -> str | None:
     return None if has_path else f"audio[{index}]"
 
 
+def _unpacked(audio: Any) -> Any:
+    """A column of paths or rows, as NumPy and data frames have it, as a list; anything else as it is."""
+    if isinstance(audio, (torch.Tensor, Mapping)) or not hasattr(audio, "__array__"):
+        return audio
+    try:
+        array = np.asarray(audio)
+    except Exception:  # of a library of its own; `load_audio` says what is wrong with it
+        return audio
+    return array.tolist() if array.dtype.kind in "OTU" and array.ndim < 2 else audio
+
+
 def _is_one(audio: Any) -> bool:
     """Whether this is one recording; otherwise it is an iterable of them."""
     if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview, Mapping)):
         return True
-    return hasattr(audio, "__array__") or hasattr(audio, "read") or not isinstance(audio, Iterable)
+    return is_decoded(audio) or hasattr(audio, "read") or not isinstance(audio, Iterable)
 
 
 def _seed(generator: torch.Generator) -> int:

@@ -8,13 +8,17 @@ from diffusers import DDIMScheduler
 
 from ..errors import InputError
 from ..hub.pipeline_folder import FolderPipeline
-from ..models.bridge import BridgeModel, Modality
+from ..models.bridge import BridgeModel, Modality, check_noise_is_used
 from ..sampling import make_scheduler
+from ..tensors import dense_floats
 from .output import DiffusionLinkPipelineOutput
 
 
 class DiffusionLinkPipeline(FolderPipeline):
     """Maps CLAP embeddings that you already have to text-like ones (arXiv 2510.11330).
+
+    `from_pretrained` also reads the folder or repository of an `AudioCaptionPipeline` (such as "tiny"), and `from_pipe`
+    takes one that is loaded; both use its link and scheduler.
 
     Args:
         link: any `BridgeModel`.
@@ -23,6 +27,7 @@ class DiffusionLinkPipeline(FolderPipeline):
 
     model_cpu_offload_seq = "link"
     _optional_components: ClassVar[list[str]] = ["scheduler"]
+    _also_reads = ("AudioCaptionPipeline",)
 
     def __init__(self, link: BridgeModel, scheduler: DDIMScheduler | None = None):
         super().__init__()
@@ -45,20 +50,22 @@ class DiffusionLinkPipeline(FolderPipeline):
         """Bridge a batch of embeddings.
 
         Args:
-            embeds: (B, D) floats; an empty batch gives an empty result.
+            embeds: (B, D) dense floats of 16 to 64 bits, of any norm but zero; an empty batch gives an empty result.
             modality: "audio" or "text", where they come from.
-            generator, noise, num_inference_steps, noise_timestep, add_noise: see `DiffusionLinkModel.bridge`.
-            output_type: "pt" for a tensor, "np" for an array.
+            generator, noise, num_inference_steps, noise_timestep, add_noise: see `BridgeModel.bridge`. A generator is
+                unused where nothing is noised.
+            output_type: "pt" for a tensor, "np" for an array, which is float32 where the embeddings are bfloat16.
             return_dict: whether to return an output object or a tuple.
 
         Raises:
-            InputError: see `BridgeModel.bridge`.
+            InputError: see `BridgeModel.bridge`; masked values; or ``noise`` though ``add_noise`` is False.
         """
         if output_type not in ("pt", "np"):
             raise InputError("output_type", f"is {output_type!r}", "Use 'pt' or 'np'")
         if isinstance(embeds, np.ndarray):
-            embeds = torch.from_numpy(embeds)
+            embeds = dense_floats(embeds, "embeds")
         self.link.check_embeds(embeds, modality)
+        check_noise_is_used(self.link, noise, add_noise)
         result = self.link.bridge(
             embeds.to(self._execution_device),
             modality,
@@ -70,5 +77,7 @@ class DiffusionLinkPipeline(FolderPipeline):
             add_noise=add_noise,
         )
         self.maybe_free_model_hooks()
-        result = result.cpu().numpy() if output_type == "np" else result
+        if output_type == "np":
+            result = result.cpu()
+            result = (result.float() if result.dtype == torch.bfloat16 else result).numpy()
         return DiffusionLinkPipelineOutput(embeds=result) if return_dict else (result,)

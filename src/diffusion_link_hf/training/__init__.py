@@ -1,1 +1,1 @@
-"""Training of the link and of the decoder on Accelerate."""
+"""Training of bridges, the link among them, and of the decoder on Accelerate."""

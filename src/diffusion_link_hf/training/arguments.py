@@ -1,5 +1,6 @@
 """Typed training arguments, and the recipe files (YAML) that hold them."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -11,13 +12,13 @@ from ..errors import RecipeError
 
 @dataclass
 class TrainingArguments:
-    """What both stages share.
+    """What all stages share.
 
     Attributes:
-        stage: "link" or "decoder".
+        stage: "link", "bridge" or "decoder".
         cache: folder of the embedding cache.
         output: folder of results; checkpoints and logs go below it.
-        seed: of weights, data order and noise.
+        seed: of weights, data order and noise, 0 to 2³² − 1.
         batch_size: rows per process and step.
         max_steps: optimisation steps; the decoder may give ``epochs`` instead.
         learning_rate: peak.
@@ -26,8 +27,11 @@ class TrainingArguments:
         validate_every, checkpoint_every, log_every: steps.
         keep_checkpoints: older ones are removed.
         resume: go on from the newest checkpoint in ``output``, if there is one.
-        mixed_precision: "no", "fp16" or "bf16".
+        mixed_precision: "no", "bf16", or, not on a CPU, "fp16".
         report_to: tracker that Accelerate knows, or "none".
+
+    Raises:
+        RecipeError: a value out of range; so for the arguments of every stage.
     """
 
     stage: str = "link"
@@ -50,33 +54,80 @@ class TrainingArguments:
     def __post_init__(self):
         for name in ("cache", "output"):
             _require(bool(getattr(self, name)), name, "", "Name a folder")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "Use at least 1")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "Use a positive number")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "Use 0 to 4294967295")
+        _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "Use a positive number")
         _require(0 <= self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "Use 0 to below 1")
-        for name in ("validate_every", "checkpoint_every", "log_every", "keep_checkpoints"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "Use at least 1")
+        self._at_least(1, "batch_size", "validate_every", "checkpoint_every", "log_every", "keep_checkpoints")
+        self._at_least(0, "max_steps", "max_grad_norm")
+
+    def _at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            _require(least <= getattr(self, name) < math.inf, name, getattr(self, name), f"Use at least {least}")
 
 
 @dataclass
-class LinkTrainingArguments(TrainingArguments):
+class TrainedBridgeArguments(TrainingArguments):
+    """What the link and the bridge stage share: Adam with step decay and averaged weights.
+
+    Attributes:
+        model: arguments of the bridge's class; ``embedding_dim`` follows the cache.
+        max_train_timestep: s is drawn from 1 … this, at most 1000.
+        lr_decay, lr_decay_every: the learning rate is multiplied by ``lr_decay`` every so many steps.
+        ema_decay: of the averaged weights, which are what is saved; 0 for none.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    max_train_timestep: int | None = None
+    lr_decay: float = 0.97
+    lr_decay_every: int = 200
+    ema_decay: float = 0.995
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._at_least(1, "max_steps", "lr_decay_every")
+        timestep = self.max_train_timestep
+        _require(timestep is None or 1 <= timestep <= 1000, "max_train_timestep", timestep, "Use 1 to 1000")
+        _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "Use 0 to below 1")
+        _require(0 < self.lr_decay <= 1, "lr_decay", self.lr_decay, "Use a number above 0, at most 1")
+
+
+@dataclass
+class BridgeTrainingArguments(TrainedBridgeArguments):
+    """Fitting of any bridge of `training.bridge_trainer.METHODS`; see `train_bridge`.
+
+    Attributes:
+        cache: folder of the embedding cache, or a safetensors file of pairs (`EmbeddingPairs.load`).
+        method: its name.
+        max_steps: of a method that is trained; one of a closed form takes none.
+        max_train_timestep: by default what the method says.
+        loss: options of the method's loss.
+    """
+
+    stage: str = "bridge"
+    method: str = ""
+    max_steps: int = 2000
+    learning_rate: float = 5e-4
+    loss: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(bool(self.method), "method", "", "Name a bridging method, such as ridge or diffusion-link")
+
+
+@dataclass
+class LinkTrainingArguments(TrainedBridgeArguments):
     """Training of Diffusion-Link on cached pairs; the defaults are the paper's.
 
     Attributes:
-        model: arguments of `DiffusionLinkModel`; ``embedding_dim`` follows the cache.
-        max_train_timestep: s is drawn from 1 … this; the paper trains on all 1000, a link that is only used shallowly
-            does better with 150 to 300.
-        lr_decay, lr_decay_every: the learning rate is multiplied by ``lr_decay`` every so many steps.
-        ema_decay: of the averaged weights, which are what is saved.
+        model: arguments of `DiffusionLinkModel`.
+        max_train_timestep: the paper trains on all 1000, a link that is only used shallowly does better with 150 to
+            300.
         topology_weight, topology_source, topology_reduction: see `objectives.total_loss`.
         text_to_text: whether the text→text branch is trained, as the paper does.
     """
 
-    model: dict[str, Any] = field(default_factory=dict)
     max_steps: int = 20_000
     max_train_timestep: int = 1000
-    lr_decay: float = 0.97
-    lr_decay_every: int = 200
-    ema_decay: float = 0.995
     topology_weight: float = 1.0
     topology_source: Literal["audio", "text", "both"] = "audio"
     topology_reduction: Literal["sum", "mean"] = "mean"
@@ -84,10 +135,7 @@ class LinkTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self.max_steps >= 1, "max_steps", self.max_steps, "Use at least 1")
-        _require(1 <= self.max_train_timestep <= 1000, "max_train_timestep", self.max_train_timestep, "Use 1 to 1000")
-        _require(0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "Use a number between 0 and 1")
-        _require(self.lr_decay_every >= 1, "lr_decay_every", self.lr_decay_every, "Use at least 1")
+        self._at_least(0, "topology_weight")
 
 
 @dataclass
@@ -96,8 +144,9 @@ class DecoderTrainingArguments(TrainingArguments):
 
     Attributes:
         mode: "text_only" (captions from their own text embeddings: zero-shot captioning) or "supervised" (from audio).
-        link: folder of a trained link, with its scheduler beside it, or null for the paper's baseline.
-        clap: CLAP folder or Hub id; with it the result is a complete pipeline folder.
+        link: folder ``link`` of a trained bridge of any kind, with its ``scheduler`` beside it, or null for the
+            paper's baseline.
+        clap: CLAP folder or Hub id, the one that made the cache; with it the result is a complete pipeline folder.
         base_model: causal LM, a folder or a Hub id.
         base_revision: of a Hub id.
         instruction: hard prompt in front of the prefix, or null.
@@ -108,7 +157,9 @@ class DecoderTrainingArguments(TrainingArguments):
         warmup_steps: instead of ``warmup_epochs``, with ``max_steps``.
         weight_decay: of AdamW.
         gradient_accumulation_steps: micro-batches per step.
-        bridge_noise: noise injected by the link while training: "fixed" as at inference, or "fresh" per batch.
+        bridge_noise: noise injected by the link while training: "fixed" as at inference, or "fresh" per batch. The
+            noise of a `MeanCentring` link (C3) is part of text-only training alone: fresh for each row, or, if "fixed",
+            none.
         include_base: whether the base model's weights are copied into the result.
         weights_dtype: of the stored weights.
     """
@@ -136,16 +187,12 @@ class DecoderTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         _require(bool(self.base_model), "base_model", "", "Name a causal LM: a folder or a Hub id")
+        self._at_least(0, "epochs", "warmup_epochs", "warmup_steps", "weight_decay")
         _require(self.max_steps >= 1 or self.epochs > 0, "epochs", self.epochs, "Give epochs or max_steps")
-        _require(
-            self.gradient_accumulation_steps >= 1,
-            "gradient_accumulation_steps",
-            self.gradient_accumulation_steps,
-            "Use at least 1",
-        )
+        self._at_least(1, "gradient_accumulation_steps")
 
 
-STAGES = {"link": LinkTrainingArguments, "decoder": DecoderTrainingArguments}
+STAGES = {"link": LinkTrainingArguments, "bridge": BridgeTrainingArguments, "decoder": DecoderTrainingArguments}
 
 
 def _require(condition: bool, name: str, value: Any, remedy: str) -> None:
@@ -167,25 +214,38 @@ def load_recipe(path: str | Path, overrides: list[str] = ()) -> TrainingArgument
     if not isinstance(recipe, dict):
         raise RecipeError(path, f"holds a {type(recipe).__name__}", "A recipe maps fields to values")
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise RecipeError(override, "is no override", "Write key=value")
-        target = recipe
-        *parents, last = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(value)
+        _override(recipe, override)
     stage = recipe.get("stage")
     if stage not in STAGES:
         raise RecipeError(f"{path}: stage", f"is {stage!r}", f"Use one of {', '.join(STAGES)}")
     arguments_class = STAGES[stage]
     hints = get_type_hints(arguments_class)
-    unknown = sorted(set(recipe) - set(hints))
+    unknown = sorted(map(str, set(recipe) - set(hints)))
     if unknown:
         raise RecipeError(
             f"{path}: {unknown[0]}", f"is no field of the {stage} stage", f"Fields are {', '.join(sorted(hints))}"
         )
     return arguments_class(**{key: _typed(f"{path}: {key}", value, hints[key]) for key, value in recipe.items()})
+
+
+def _override(recipe: dict[str, Any], override: str) -> None:
+    """Puts ``key=value`` into the recipe; ``a.b=1`` makes ``a`` a mapping where the recipe says null or nothing."""
+    key, equals, text = override.partition("=")
+    *parents, last = key.split(".")
+    if not (equals and all((*parents, last))):
+        raise RecipeError(override, "is no override", "Write key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(override, f"has no YAML value ({error})", "Write key=value, quoted where needed") from error
+    target = recipe
+    for parent in parents:
+        if target.get(parent) is None:
+            target[parent] = {}
+        target = target[parent]
+        if not isinstance(target, dict):
+            raise RecipeError(override, f"reaches into {parent}, which is {target!r}", f"Write {parent}=value")
+    target[last] = value
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
@@ -223,10 +283,11 @@ def available_tracker(arguments: TrainingArguments) -> str | None:
     if arguments.report_to == "none":
         return None
     available = [str(tracker) for tracker in get_available_trackers()]
+    choices = " or ".join([*available, "none"])
     if arguments.report_to not in available:
         raise RecipeError(
             "report_to",
             f"is {arguments.report_to!r}, which is not installed",
-            f"Install it (tensorboard comes with the extra [train]), or use one of {', '.join([*available, 'none'])}",
+            f"Install it (tensorboard comes with the extra [train]), or use report_to={choices}",
         )
     return arguments.report_to

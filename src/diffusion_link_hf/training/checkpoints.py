@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from ..errors import DataError, RecipeError
 
 STATE, IDENTITY = "state.pt", "identity.json"
-# What may change between an interrupted run and its continuation.
+# What may change between an interrupted run and its continuation. Of folders the content counts, not the path.
 _FREE_FIELDS = {
     "resume",
     "report_to",
@@ -28,22 +29,37 @@ _FREE_FIELDS = {
 }
 
 
-def identity(recipe: dict[str, Any], data_fingerprint: str) -> dict[str, str]:
-    """What a checkpoint belongs to: its recipe, less the fields that do not touch the weights, and its data."""
-    fixed = {key: value for key, value in sorted(recipe.items()) if key not in _FREE_FIELDS}
-    return {
-        "recipe": hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16],
-        "data": data_fingerprint,
-    }
+def identity(recipe: dict[str, Any], **contents: str | None) -> dict[str, Any]:
+    """What a checkpoint belongs to: its recipe, less the fields that do not touch the weights, and what it reads.
+
+    Args:
+        contents: fingerprints, such as ``data=cache.fingerprint`` or ``link=folder_fingerprint(…)``; None for what the
+            recipe does without.
+    """
+    fixed = {key: value for key, value in recipe.items() if key not in _FREE_FIELDS}
+    return {"recipe": json.loads(json.dumps(fixed)), **contents}  # as it will be read again
 
 
-def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str, str], keep: int) -> Path:
-    """Write ``root/step-XXXXXXXX`` atomically and remove all but the newest ``keep``."""
-    root.mkdir(parents=True, exist_ok=True)
+def folder_fingerprint(*folders: Path) -> str:
+    """Hash of the names and contents of all safetensors and JSON files directly in ``folders``."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*.json"))):
+            with open(path, "rb") as file:
+                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str, Any], keep: int) -> Path:
+    """Write ``root/step-XXXXXXXX`` atomically and remove all but the newest ``keep``.
+
+    Raises:
+        DataError: it cannot be written; the previous checkpoint is untouched.
+    """
     final, temporary = root / f"step-{step:08d}", root / f".writing-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         with open(temporary / STATE, "wb") as file:
             torch.save(state, file)
             file.flush()
@@ -52,33 +68,56 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
             json.dump({**who, "step": step}, file)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
             final, f"cannot be written ({error})", "Free some space; the previous checkpoint is untouched"
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    for old in sorted(root.glob("step-*"))[:-keep]:
+    for old in _checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final
 
 
-def load_checkpoint(root: Path, who: dict[str, str]) -> tuple[int, dict[str, Any]] | None:
+def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest checkpoint in ``root``, or None where there is none.
 
     Raises:
-        RecipeError: it belongs to another recipe or other data.
+        RecipeError: it belongs to another recipe, other data, or other models; the message names what differs.
+        DataError: it is damaged.
     """
-    found = sorted(root.glob("step-*"))
+    found = _checkpoints(root)
     if not found:
         return None
-    saved = json.loads((found[-1] / IDENTITY).read_text(encoding="utf-8"))
-    for part in ("recipe", "data"):
-        if saved.get(part) != who[part]:
+    newest = found[-1]
+    remedy = "Remove this folder: training goes on from the checkpoint before it, or anew"
+    try:
+        saved = json.loads((newest / IDENTITY).read_text(encoding="utf-8"))
+        if not (isinstance(saved, dict) and isinstance(saved["recipe"], dict) and isinstance(saved["step"], int)):
+            raise TypeError(f"{IDENTITY} has a wrong form")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(newest, f"is damaged ({error!r})", remedy) from error
+    for part in who:
+        difference = _difference(saved.get(part), who[part])
+        if difference:
             raise RecipeError(
-                found[-1],
-                f"was made with another {part} ({saved.get(part)}, now {who[part]})",
-                "Use another output, or remove its checkpoints",
+                newest, f"was made with another {part} ({difference})", "Use another output, or remove its checkpoints"
             )
-    return saved["step"], torch.load(found[-1] / STATE, map_location="cpu", weights_only=True)
+    try:
+        return saved["step"], torch.load(newest / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader raises whatever the torn bytes make it stumble over
+        raise DataError(newest / STATE, f"is damaged ({error})", remedy) from error
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    """The checkpoint folders in ``root``, oldest first; a folder that somebody put beside them is none."""
+    return sorted(path for path in root.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
+
+
+def _difference(saved: Any, now: Any, name: str = "") -> str:
+    """In words what differs between two values, field by field where both are mappings; empty where nothing does."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        parts = (_difference(saved.get(key), now.get(key), f"{name}.{key}") for key in sorted({*saved, *now}))
+        return "; ".join(part for part in parts if part)
+    return "" if saved == now else f"{name.lstrip('.')} {saved}, now {now}".strip()

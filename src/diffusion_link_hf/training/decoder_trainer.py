@@ -6,20 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from diffusers import DDIMScheduler
 from torch import nn
 from tqdm import tqdm
 
-from ..data.embedding_cache import EmbeddingCache, clap_fingerprint
-from ..decoder import CaptionDecoder, load_causal_lm, load_tokenizer
+from ..data.embedding_cache import EmbeddingCache
+from ..decoder import CaptionDecoder
 from ..errors import DataError, RecipeError
-from ..hub.loading import pinned_source, resolve_folder
-from ..models.diffusion_link import DiffusionLinkModel
+from ..models.centring import MeanCentring
 from ..models.prefix_projector import PrefixProjector
-from .arguments import DecoderTrainingArguments, available_tracker
+from ..pipelines.audio_caption import AudioCaptionPipeline
+from .arguments import DecoderTrainingArguments
 from .checkpoints import identity, load_checkpoint, save_checkpoint
+from .decoder_parts import DecoderParts, build_parts
+from .loop import start_tracker
+from .preparation import make_accelerator
 
 
 class CaptionModel(nn.Module):
@@ -33,55 +33,37 @@ class CaptionModel(nn.Module):
         return self.decoder(self.projector(embeds), input_ids, attention_mask).loss
 
 
-def build_decoder(args: DecoderTrainingArguments) -> CaptionDecoder:
-    """The base model, from a folder or the Hub, with a fresh LoRA adapter if the recipe has one."""
-    is_folder = Path(args.base_model).is_dir()
-    folder = resolve_folder(
-        args.base_model, args.base_revision, allow_patterns=["*.json", "*.safetensors", "tokenizer*"]
-    )
-    model = load_causal_lm(folder)
-    if args.lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        try:
-            config = LoraConfig(task_type="CAUSAL_LM", **args.lora)
-            model = get_peft_model(model, config)
-        except (TypeError, ValueError) as error:
-            raise RecipeError("lora", f"cannot be applied ({error})", "See peft.LoraConfig") from error
-    source = None if is_folder else pinned_source(args.base_model, args.base_revision, folder)
-    return CaptionDecoder(model, load_tokenizer(folder), args.instruction, source)
-
-
 def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
     """Run the decoder stage.
 
     Writes ``output/projector``, ``output/decoder`` and ``output/metrics.json``; with ``clap`` in the recipe, ``output``
     is a complete pipeline folder. Data order and noise are functions of (seed, step); checkpoints resume exactly.
 
+    Everything that could keep the result from being written is checked before the first step.
+
     Returns:
         ``loss`` and ``perplexity`` of the validation captions, also in metrics.json.
+
+    Raises:
+        RecipeError: see `build_parts`, and a checkpoint of another recipe, link, base model or CLAP.
+        DataError: a cache that cannot be read, has no audio for the supervised mode, or is of another CLAP; a damaged
+            checkpoint.
+        ModelFolderError, HubAccessError: a model that cannot be loaded.
     """
     output = Path(args.output)
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision,
-        log_with=available_tracker(args),
-        project_dir=output / "logs",
-    )
+    accelerator = make_accelerator(args)
     cache = EmbeddingCache.load(args.cache)
-    if args.mode == "supervised" and bool((cache.caption_audio < 0).all()):
-        raise DataError(args.cache, "has no audio embeddings", "Use mode: text_only, or a cache with audio")
     train, validation = cache.split(args.validation_fraction, args.seed)
-    link, scheduler = None, None
-    if args.link:
-        link = DiffusionLinkModel.from_pretrained(args.link).eval().requires_grad_(False).to(accelerator.device)
-        scheduler = DDIMScheduler.from_pretrained(Path(args.link).parent / "scheduler")
-    set_seed(args.seed)
-    decoder = build_decoder(args)
-    projector = PrefixProjector(
-        **{**args.projector, "embedding_dim": cache.embedding_dim, "hidden_size": decoder.hidden_size}
-    )
-    model = CaptionModel(projector, decoder)
     rows = trainable_rows(train, args.mode)
+    if not len(rows):
+        raise DataError(
+            args.cache, "has no audio embeddings to train on", "Use mode: text_only, or a cache with more audio"
+        )
+    parts = build_parts(args, cache)
+    link, scheduler = parts.link, parts.scheduler
+    if link is not None:
+        link.to(accelerator.device)
+    model = CaptionModel(parts.projector, parts.decoder)
     steps_per_epoch = max(
         1, len(rows) // (args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps)
     )
@@ -92,7 +74,7 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmup_cosine(step, warmup, total))
     model, optimiser = accelerator.prepare(model, optimiser)
 
-    who = identity(asdict(args), cache.fingerprint)
+    who = identity(asdict(args), data=cache.fingerprint, **parts.fingerprints)
     step = 0
     saved = load_checkpoint(output / "checkpoints", who) if args.resume else None
     if saved:
@@ -100,24 +82,18 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
         _load_trainable(accelerator.unwrap_model(model), state["model"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
-    if args.report_to != "none":
-        accelerator.init_trackers(
-            "decoder", {k: v for k, v in asdict(args).items() if isinstance(v, (int, float, str, bool))}
-        )
+    start_tracker(accelerator, args)
 
     bar = tqdm(total=total, initial=step, desc="decoder", disable=not accelerator.is_main_process, mininterval=2)
     order = BatchOrder(len(rows), args, accelerator.num_processes, accelerator.process_index)
     model.train()
     while step < total:
-        torch.manual_seed(
-            args.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index
-        )  # dropout
+        key = args.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index
+        torch.manual_seed(key)  # dropout
+        generator = torch.Generator().manual_seed(key) if args.bridge_noise == "fresh" else None
         value = 0.0
         for micro in range(args.gradient_accumulation_steps):
             part = rows[order.batch(step, micro)]
-            generator = (
-                torch.Generator().manual_seed(args.seed * 1_000_003 + step) if args.bridge_noise == "fresh" else None
-            )
             embeds = embeds_of(train, part, args.mode, link, scheduler, accelerator.device, generator)
             ids, mask = accelerator.unwrap_model(model).decoder.tokenize([train.captions[i] for i in part.tolist()])
             with accelerator.autocast():
@@ -134,7 +110,7 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
         if step % args.log_every == 0:
             bar.set_postfix(loss=f"{value:.3f}", refresh=False)
             accelerator.log({"train/loss": value, "train/learning_rate": schedule.get_last_lr()[0]}, step)
-        if step % args.validate_every == 0 and len(validation.text):
+        if step % args.validate_every == 0 and validation is not None:
             result = validate(accelerator.unwrap_model(model), validation, args, link, scheduler)
             accelerator.log({f"validation/{k}": v for k, v in result.items()}, step)
             _log_samples(accelerator, accelerator.unwrap_model(model), validation, args, link, scheduler, step)
@@ -147,10 +123,11 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
             save_checkpoint(output / "checkpoints", step, state, who, args.keep_checkpoints)
     bar.close()
     model = accelerator.unwrap_model(model).eval()
-    metrics = validate(model, validation, args, link, scheduler) if len(validation.text) else {}
+    metrics = validate(model, validation, args, link, scheduler) if validation is not None else {}
     if accelerator.is_main_process:
-        _write(args, output, model, link, scheduler, cache)
-        (output / "metrics.json").write_text(json.dumps({"steps": step, **metrics}, indent=2) + "\n", encoding="utf-8")
+        _write(args, output, model, parts)
+        written = {"steps": step, "clap": cache.manifest.get("clap"), **metrics}
+        (output / "metrics.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     accelerator.end_training()
     return metrics
 
@@ -163,11 +140,18 @@ def trainable_rows(train: EmbeddingCache, mode: str) -> torch.Tensor:
 
 @torch.no_grad()
 def embeds_of(cache: EmbeddingCache, rows, mode: str, link, scheduler, device, generator=None) -> torch.Tensor:
-    """What the projector reads for captions ``rows`` (K,): (K, D) text-like embeddings, or raw ones without a link."""
+    """What the projector reads for captions ``rows`` (K,): (K, D) text-like embeddings, or raw ones without a link.
+
+    ``generator`` is given while training with fresh noise. A `MeanCentring` link then corrupts text as C3 does, each
+    row by its own draw, and at no other time: what the decoder is judged on stays clean.
+    """
     embeds = cache.text[rows] if mode == "text_only" else cache.audio[cache.caption_audio[rows]]
     embeds = embeds.to(device)
     if link is None:
         return embeds
+    if isinstance(link, MeanCentring) and mode == "text_only":
+        centred = link.bridge(embeds, "text", add_noise=False)
+        return link.corrupt(centred, generator) if link.config.add_noise and generator is not None else centred
     return link.bridge(embeds, "text" if mode == "text_only" else "audio", scheduler=scheduler, generator=generator)
 
 
@@ -250,23 +234,10 @@ def _load_trainable(model: CaptionModel, state: dict[str, torch.Tensor]) -> None
             parameter.copy_(state[name])
 
 
-def _write(
-    args: DecoderTrainingArguments, output: Path, model: CaptionModel, link, scheduler, cache: EmbeddingCache
-) -> None:
+def _write(args: DecoderTrainingArguments, output: Path, model: CaptionModel, parts: DecoderParts) -> None:
     dtype = getattr(torch, args.weights_dtype)
-    if args.clap:
-        from ..clap import ClapEncoder
-        from ..pipelines.audio_caption import AudioCaptionPipeline
-
-        clap = ClapEncoder.from_pretrained(args.clap)
-        made_by, this = cache.manifest.get("clap"), clap_fingerprint(clap)
-        if made_by is not None and made_by != this:
-            raise DataError(
-                args.cache, f"was made by CLAP {made_by}, not by {this}", f"Embed the data with {args.clap}"
-            )
-        pipeline = AudioCaptionPipeline(
-            clap=clap, projector=model.projector, decoder=model.decoder, link=link, scheduler=scheduler
-        )
+    if parts.clap is not None:
+        pipeline = AudioCaptionPipeline(parts.clap, model.projector, model.decoder, parts.link, parts.scheduler)
         pipeline.save_pretrained(output, dtype=dtype, include_base=args.include_base)
         return
     torch.nn.Module.to(model.projector, dtype).save_pretrained(output / "projector")

@@ -1,0 +1,1 @@
+"""The sub-commands of ``diffusion-link``, one file each: ``add_parser(commands)`` and ``run(args)``."""

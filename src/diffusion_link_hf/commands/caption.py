@@ -1,0 +1,147 @@
+"""``diffusion-link caption``: a caption for every recording it is given."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..audio import find_audio_files
+from ..errors import AudioError, InputError
+
+
+def add_parser(commands) -> argparse.ArgumentParser:
+    """Adds the sub-command to what `argparse.ArgumentParser.add_subparsers` returned."""
+    parser = commands.add_parser(
+        "caption",
+        help="caption recordings",
+        description="Print one line per recording: its name and its caption. "
+        "The exit status is 0 if all were captioned, 1 if some or all could not be, 2 if the arguments or the model "
+        "cannot be used.",
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or directories searched recursively")
+    parser.add_argument(
+        "--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which comes with the package)"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}',
+    )
+    parser.add_argument(
+        "--long-audio",
+        choices=("windows", "average"),
+        default="windows",
+        help="beyond 10 s: a caption for each 10-s window, or one for the mean embedding",
+    )
+    parser.add_argument("--batch-size", type=_positive, default=32, help="windows computed at once (default: 32)")
+    parser.add_argument("--num-beams", type=_positive, default=1, help="beam search width (default: 1, greedy)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Results and errors are printed; the libraries' warnings and progress bars would stand between them."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Captions what it was given; returns the exit status."""
+    found = list(_expand(args.paths))
+    # Only what exists is worth loading a model for.
+    if any(error is None for _, error in found):
+        with _quiet_libraries():
+            return _caption(found, _load_pipeline(args), args)
+    return _caption(found, None, args)
+
+
+def _caption(found: list[tuple[Path | str, AudioError | None]], pipeline, args: argparse.Namespace) -> int:
+    failed = 0
+    for first in range(0, len(found), args.batch_size):  # read, captioned and printed before the next are touched
+        part = found[first : first + args.batch_size]
+        readable = [path for path, error in part if error is None]
+        output = None
+        if readable:
+            output = pipeline(
+                readable, batch_size=args.batch_size, long_audio=args.long_audio, num_beams=args.num_beams
+            )
+        results = iter(zip(output.segments, output.errors, strict=True)) if output else iter(())
+        for path, error in part:
+            segments = []
+            if error is None:
+                segments, error = next(results)
+            failed += error is not None
+            _print(path, segments, error, args.json)
+    return 1 if failed else 0
+
+
+def _expand(paths: Sequence[str]) -> Iterator[tuple[Path | str, AudioError | None]]:
+    for path in paths:
+        try:
+            yield from ((file, None) for file in find_audio_files([path]))
+        except AudioError as error:
+            yield path, error
+
+
+def _load_pipeline(args: argparse.Namespace):
+    import torch
+
+    from ..pipelines.audio_caption import AudioCaptionPipeline
+
+    pipeline = AudioCaptionPipeline.from_pretrained(
+        args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
+    )
+    pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
+    try:
+        return pipeline.to(args.device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(
+            "--device", f"{args.device!r} cannot be used ({error})", "Use cpu, or a device that torch sees"
+        ) from error
+
+
+def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:
+    if as_json:
+        row = {"file": str(path)}
+        if error is not None:
+            row["error"] = str(error)
+        else:
+            row["captions"] = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
+        line = json.dumps(row, ensure_ascii=False)
+        try:
+            line.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            line = json.dumps(row)
+        print(line, flush=True)
+    elif error is not None:
+        print(f"diffusion-link: {error}", file=sys.stderr, flush=True)
+    else:
+        for s in segments:
+            span = f" [{s.start:g}–{s.end:g} s]" if len(segments) > 1 else ""
+            print(f"{path}{span}: {' '.join(s.text.split())}", flush=True)

@@ -1,0 +1,161 @@
+"""What ``gap`` and ``sweep`` share: their data options, the split by recording, and training with equal budgets."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..errors import DataError, InputError
+
+# Without them no table says whether a bridge is worth its trouble.
+BASELINES = ("identity", "centring", "ridge")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """--embeddings and how they are split."""
+    parser.add_argument(
+        "--embeddings",
+        "--data",
+        required=True,
+        metavar="PATH",
+        help="embedding cache (a folder), or a safetensors file with source (N, D), target (N, D), optional group (N,)",
+    )
+    parser.add_argument("--reverse", action="store_true", help="bridge target → source (text → audio) instead")
+    parser.add_argument(
+        "--held-out", type=float, default=0.1, metavar="SHARE", help="of recordings, for measuring (default: 0.1)"
+    )
+    parser.add_argument("--split-seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use N recordings, chosen by the split seed")
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The budget, which all trained methods share."""
+    parser.add_argument("--train-steps", type=positive, default=2000, metavar="N", help="default: 2000")
+    parser.add_argument("--batch-size", type=positive, default=128, metavar="N", help="default: 128")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="X", help="default: 5e-4")
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Seeds, resamples, and where the report goes."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    parser.add_argument(
+        "--resamples", type=positive, default=1000, metavar="N", help="of the bootstrap (default: 1000)"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FOLDER", help="for report.md, results.json and the pictures"
+    )
+    parser.add_argument("--no-figures", action="store_true", help="leave the pictures out")
+    parser.add_argument("--keep-bridges", action="store_true", help="keep the fitted bridges in FOLDER/bridges")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def named_folder(text: str) -> tuple[str, str]:
+    """NAME=FOLDER, where FOLDER may also be a Hub id."""
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
+    return name, folder
+
+
+def split_data(args: argparse.Namespace):
+    """All, training and held-out `EmbeddingPairs`; parts share no recording.
+
+    Raises:
+        DataError: data that cannot be read, or nothing held out.
+        InputError: a share out of range.
+    """
+    import torch
+
+    from ..data.pairs import EmbeddingPairs
+
+    if not 0 < args.held_out < 1:
+        raise InputError("--held-out", f"is {args.held_out}", "Use a share between 0 and 1")
+    pairs = EmbeddingPairs.load(args.embeddings)
+    if args.reverse:
+        pairs = pairs.reversed()
+    if args.limit is not None:
+        items = pairs.group.unique()
+        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(args.split_seed))
+        pairs = pairs.select(torch.isin(pairs.group, items[order[: args.limit]]))
+    train, held_out = pairs.split(args.held_out, args.split_seed)
+    if held_out is None:
+        raise DataError(
+            Path(args.embeddings).name,
+            f"has {len(pairs.group.unique())} recordings, of which none is held out",
+            "Use more data or a larger --held-out",
+        )
+    return pairs, train, held_out
+
+
+def training_recipe(args: argparse.Namespace) -> dict[str, int | float]:
+    """What all trained methods share, as the report shows it and `train_bridge` takes it."""
+    return {"steps": args.train_steps, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
+
+
+def fit_bridges(args: argparse.Namespace, methods: Sequence[str], train) -> list:
+    """Every method with every seed on the same rows and the same budget, as `FittedBridge`.
+
+    Raises:
+        DiffusionLinkError: see `train_bridge`.
+    """
+    from ..analysis.evaluation import FittedBridge
+    from ..training.bridge_trainer import train_bridge
+
+    fitted = []
+    with bridge_folder(args) as folder:
+        for method in methods:
+            for seed in dict.fromkeys(args.seeds):
+                output = folder / method / f"seed{seed}"
+                say(args, f"fitting {method}, seed {seed}")
+                bridge = train_bridge(
+                    method,
+                    train,
+                    output,
+                    seed=seed,
+                    validation_fraction=0.0,  # nothing is chosen on it; what is held out is held out before
+                    progress=not args.quiet and sys.stderr.isatty(),
+                    **training_recipe(args),
+                )
+                metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+                fitted.append(FittedBridge(method, bridge, seed, metrics["steps"], metrics["seconds"]))
+    return fitted
+
+
+def load_bridge(name: str, folder: str):
+    """A bridge that was fitted before, as `FittedBridge`: its own folder, or a pipeline's, or a Hub id.
+
+    Raises:
+        DiffusionLinkError: the folder holds neither.
+    """
+    from ..analysis.evaluation import FittedBridge
+    from ..hub.loading import resolve_folder
+    from ..models.bridge import BridgeModel
+
+    path = resolve_folder(folder)
+    inside = {"subfolder": "link"} if (path / "link").is_dir() else {}
+    return FittedBridge(name, BridgeModel.from_pretrained(path, **inside).eval(), steps=None)
+
+
+@contextmanager
+def bridge_folder(args: argparse.Namespace) -> Iterator[Path]:
+    """Where fitted bridges are written: kept beside the report, or gone in the end."""
+    if args.keep_bridges:
+        yield Path(args.output) / "bridges"
+        return
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def say(args: argparse.Namespace, message: str) -> None:
+    if not args.quiet:
+        print(message, file=sys.stderr, flush=True)

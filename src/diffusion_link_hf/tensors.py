@@ -1,0 +1,71 @@
+"""Checks of the tensors and arrays that users pass: dense, floating point, finite, of the right width."""
+
+import numpy as np
+import torch
+
+from .errors import InputError
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def dense_floats(value: torch.Tensor | np.ndarray, item: str) -> torch.Tensor:
+    """A tensor itself, or a copy of an array of any byte order and strides, which torch cannot share.
+
+    Raises:
+        InputError: neither of them; not floats of 16 to 64 bits; masked values; or a tensor without values of its own
+            for every place (sparse, nested, quantised, on the meta device).
+    """
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind != "f" or value.dtype.itemsize > 8:
+            raise InputError(item, f"has dtype {value.dtype}", "Pass floats of 16, 32 or 64 bits")
+        if np.ma.is_masked(value):
+            raise InputError(item, "has masked values", "Fill them, or leave those rows out")
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+    if not isinstance(value, torch.Tensor):
+        raise InputError(item, f"is a {type(value).__name__}", "Pass a floating-point torch tensor or NumPy array")
+    kinds = {
+        "nested": value.is_nested,
+        "quantised": value.is_quantized,
+        "sparse": value.layout != torch.strided,
+        "meta": value.is_meta,
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise InputError(item, f"is a {kind} tensor", "Pass a dense floating-point one")
+    if value.dtype not in FLOATS:
+        raise InputError(item, f"is {value.dtype}", "Pass floats of 16, 32 or 64 bits")
+    return value
+
+
+def check_embeddings(embeds: torch.Tensor, width: int) -> None:
+    """Refuses what is no batch of embeddings.
+
+    Raises:
+        InputError: not a dense floating-point tensor of shape (B, ``width``); or a row that is zero, NaN or infinite,
+            by its number.
+    """
+    if not isinstance(embeds, torch.Tensor):
+        kind = type(embeds).__name__
+        raise InputError("embeds", f"is a {kind}", f"Pass a floating-point torch tensor of shape (B, {width})")
+    dense_floats(embeds, "embeds")
+    if embeds.ndim != 2 or embeds.shape[1] != width:
+        raise InputError("embeds", f"has shape {tuple(embeds.shape)}", f"Pass (B, {width})")
+    bad = ~torch.isfinite(embeds).all(1) | (embeds == 0).all(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            "embeds", f"row {row} is zero, NaN or infinite ({int(bad.sum())} such rows)", "Leave those rows out"
+        )
+
+
+def rescale_rows(rows: torch.Tensor) -> torch.Tensor:
+    """(B, D) → (B, D) in the same dtype, each row's largest absolute value brought into [1, 2); zero rows as they are.
+
+    Before a norm is taken: it would overflow beyond 1e19 in float32, and `torch.nn.functional.normalize` takes norms
+    below 1e-12 for zero. The factor is a power of two, so that no digit changes.
+    """
+    peak = rows.detach().abs().amax(-1, keepdim=True)
+    exact = peak.to(torch.float64 if rows.dtype == torch.float64 else torch.float32)
+    mantissa = torch.frexp(exact.cpu()).mantissa.to(exact.device)  # frexp is there on the CPU and CUDA only
+    power = torch.where(exact > 0, exact / (2 * mantissa), 1.0)
+    return rows / power.to(rows.dtype)

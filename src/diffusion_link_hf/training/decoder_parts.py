@@ -1,0 +1,147 @@
+"""The models of the decoder stage, loaded and checked against each other and the data before the first step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate.utils import set_seed
+from diffusers import DDIMScheduler
+from peft import LoraConfig, get_peft_model
+
+from ..clap import ClapEncoder
+from ..data.embedding_cache import EmbeddingCache, clap_fingerprint
+from ..decoder import CaptionDecoder, load_causal_lm, load_tokenizer
+from ..errors import DataError, ModelFolderError, RecipeError
+from ..hub.loading import pinned_source, read_json, resolve_folder
+from ..models.bridge import BridgeModel
+from ..models.prefix_projector import PrefixProjector
+from ..pipelines.audio_caption import AudioCaptionPipeline
+from ..sampling import check_scheduler
+from .arguments import DecoderTrainingArguments
+from .checkpoints import folder_fingerprint
+from .preparation import construct
+
+
+@dataclass
+class DecoderParts:
+    """What the stage works with.
+
+    Attributes:
+        projector, decoder: to be trained.
+        link, scheduler: frozen, both None where the recipe has no link.
+        clap: of the pipeline to be written, or None.
+        fingerprints: of the contents of link (with its scheduler), base model and CLAP, by the recipe's field; None
+            for what there is not.
+    """
+
+    projector: PrefixProjector
+    decoder: CaptionDecoder
+    link: BridgeModel | None
+    scheduler: DDIMScheduler | None
+    clap: ClapEncoder | None
+    fingerprints: dict[str, str | None]
+
+
+def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> DecoderParts:
+    """Load what the recipe names and make what is new, seeded with ``args.seed``.
+
+    Raises:
+        RecipeError: fields that a model does not have or that contradict the data, a link of another CLAP or width, or
+            parts that could not be written in the end.
+        DataError: a cache of another CLAP than the recipe's.
+        ModelFolderError, HubAccessError: something that cannot be loaded.
+    """
+    lora = None if args.lora is None else construct("lora", LoraConfig, args.lora, task_type="CAUSAL_LM")
+    link, scheduler, link_hash = None, None, None
+    if args.link:
+        link, scheduler = load_link(Path(args.link), cache)
+        link_hash = folder_fingerprint(Path(args.link), Path(args.link).parent / "scheduler")
+    clap, clap_hash = None, None
+    if args.clap:
+        clap = ClapEncoder.from_pretrained(args.clap)
+        clap_hash = clap_fingerprint(clap)
+        made_by = cache.manifest.get("clap")
+        if made_by is not None and made_by != clap_hash:
+            raise DataError(
+                args.cache, f"was made by CLAP {made_by}, not by {clap_hash}", f"Embed the data with {args.clap}"
+            )
+    set_seed(args.seed)
+    base = resolve_folder(args.base_model, args.base_revision, allow_patterns=["*.json", "*.safetensors", "tokenizer*"])
+    decoder = build_decoder(args, base, lora)
+    projector = construct(
+        "projector",
+        PrefixProjector,
+        args.projector,
+        embedding_dim=cache.embedding_dim,
+        hidden_size=decoder.hidden_size,
+    )
+    check_can_be_written(args, decoder, clap)
+    if clap is not None:
+        AudioCaptionPipeline(clap, projector, decoder, link, scheduler).check_components("recipe")
+    hashes = {"link": link_hash, "base_model": folder_fingerprint(base), "clap": clap_hash}
+    return DecoderParts(projector, decoder, link, scheduler, clap, hashes)
+
+
+def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMScheduler]:
+    """A bridge of any kind, frozen, and the scheduler beside its folder.
+
+    Raises:
+        RecipeError: no such folder; a link of another width, or one that was trained on another CLAP, as far as the
+            metrics.json beside it says.
+        ModelFolderError: link or scheduler is missing or damaged.
+        InputError: a scheduler that the sampler cannot use.
+    """
+    if not folder.is_dir():
+        raise RecipeError("link", f"is {folder}, which is no folder", "Name the folder link/ that the link stage wrote")
+    link = BridgeModel.from_pretrained(folder).eval().requires_grad_(False)
+    if link.config.embedding_dim != cache.embedding_dim:
+        raise RecipeError(
+            "link",
+            f"takes embeddings {link.config.embedding_dim} wide, the cache's are {cache.embedding_dim} wide",
+            "Train the link on this cache",
+        )
+    beside = folder.parent / "scheduler"
+    read_json(beside / DDIMScheduler.config_name)
+    try:
+        scheduler = DDIMScheduler.from_pretrained(beside)
+    except Exception as error:  # whatever the values make it stumble over
+        raise ModelFolderError(beside, f"cannot be loaded ({error})", "Save the link's pipeline again") from error
+    check_scheduler(scheduler)
+    metrics = folder.parent / "metrics.json"
+    trained_on = read_json(metrics).get("clap") if metrics.is_file() else None
+    made_by = cache.manifest.get("clap")
+    if None not in (trained_on, made_by) and trained_on != made_by:
+        raise RecipeError(
+            "link", f"was trained on embeddings of CLAP {trained_on}, the cache is of {made_by}", "Train it on this one"
+        )
+    return link, scheduler
+
+
+def build_decoder(args: DecoderTrainingArguments, folder: Path, lora: LoraConfig | None) -> CaptionDecoder:
+    """The base model in ``folder``, with a fresh adapter if the recipe has one."""
+    model = load_causal_lm(folder)
+    if lora is not None:
+        try:
+            model = get_peft_model(model, lora)
+        except (TypeError, ValueError) as error:
+            raise RecipeError("lora", f"cannot be applied ({error})", "See peft.LoraConfig") from error
+    from_hub = not Path(args.base_model).is_dir()
+    source = pinned_source(args.base_model, args.base_revision, folder) if from_hub else None
+    return CaptionDecoder(model, load_tokenizer(folder), args.instruction, source)
+
+
+def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder, clap: ClapEncoder | None) -> None:
+    """Raises RecipeError for what the `save_pretrained` of either would refuse after the training."""
+    for field, part in (("base_model", decoder), ("clap", clap)):
+        if part is not None and args.include_base is False and part.source is None:
+            raise RecipeError(
+                "include_base", f"is false, but {field} is a folder, which cannot be referenced", "Use true or null"
+            )
+    included = decoder.source is None if args.include_base is None else args.include_base
+    if not included and not decoder.has_adapter:
+        raise RecipeError(
+            "include_base",
+            f"is {args.include_base}, but without lora the base model's own weights are trained",
+            "Use include_base: true",
+        )
+    if included:
+        decoder._base_state()

@@ -1,0 +1,72 @@
+"""What every stage checks before its first step, so that nothing fails when the result is to be written."""
+
+import inspect
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import Accelerator, PartialState
+
+from ..errors import DiffusionLinkError, RecipeError
+from .arguments import TrainingArguments, available_tracker
+
+Made = TypeVar("Made")
+
+
+def make_accelerator(args: TrainingArguments) -> Accelerator:
+    """The `Accelerator` of a stage, once its tracker, its precision and its output folder are known to work.
+
+    Raises:
+        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, or ``output`` cannot be
+            written.
+    """
+    tracker = available_tracker(args)
+    if args.mixed_precision == "fp16" and PartialState().device.type == "cpu":
+        raise RecipeError("mixed_precision", "is fp16, which a CPU cannot train in", "Use no or bf16, or a GPU")
+    prepare_output(Path(args.output))
+    return Accelerator(
+        mixed_precision=args.mixed_precision, log_with=tracker, project_dir=str(Path(args.output) / "logs")
+    )
+
+
+def prepare_output(folder: Path) -> None:
+    """Make the folder of results.
+
+    Raises:
+        RecipeError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise RecipeError("output", f"{folder} cannot be written ({error})", "Name another folder") from error
+
+
+def check_fields(name: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raises RecipeError for the first of ``given`` that is not ``known``; ``name`` is the recipe's field."""
+    unknown = [field for field in given if field not in known]
+    if unknown:
+        listed = f"Known are {', '.join(sorted(known))}" if known else f"There are no {name} options here"
+        raise RecipeError(f"{name}.{unknown[0]}", "is no known field", listed)
+
+
+def construct(name: str, make: Callable[..., Made], given: dict[str, Any], **fixed: Any) -> Made:
+    """``make(**given, **fixed)`` for what the recipe gives in its field ``name``.
+
+    Args:
+        fixed: what follows from the data; ``given`` may repeat it.
+
+    Raises:
+        RecipeError: ``given`` has a field that ``make`` does not take, contradicts ``fixed``, or cannot be used.
+    """
+    check_fields(name, given, inspect.signature(make).parameters)
+    for field, value in fixed.items():
+        if given.get(field, value) != value:
+            raise RecipeError(f"{name}.{field}", f"is {given[field]!r}, the data say {value!r}", "Leave it out")
+    try:
+        return make(**{**given, **fixed})
+    except DiffusionLinkError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RecipeError(name, f"cannot be used ({error})", f"See {make.__name__}") from error

@@ -1,0 +1,104 @@
+"""Checkpoints: what they belong to is compared field by field, and damage is a typed error."""
+
+import json
+
+import pytest
+import torch
+
+from diffusion_link_hf.errors import DataError, RecipeError
+from diffusion_link_hf.training.checkpoints import folder_fingerprint, identity, load_checkpoint, save_checkpoint
+
+RECIPE = {"learning_rate": 1e-3, "model": {"width": 8}, "widths": (1, 2), "output": "a", "link": "x"}
+WHO = identity(RECIPE, data="d", link="l", clap=None)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    for step in (10, 20):
+        save_checkpoint(tmp_path, step, {"weights": torch.arange(step)}, WHO, keep=2)
+    return tmp_path
+
+
+def test_round_trip(saved):
+    step, state = load_checkpoint(
+        saved, identity({**RECIPE, "output": "b", "link": "y"}, data="d", link="l", clap=None)
+    )
+    assert step == 20
+    assert torch.equal(state["weights"], torch.arange(20))
+    assert load_checkpoint(saved / "nowhere", WHO) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "contents", "words"),
+    [
+        ({"learning_rate": 1e-4}, {}, r"another recipe \(learning_rate 0.001, now 0.0001\)"),
+        ({"model": {"width": 9}}, {}, r"another recipe \(model.width 8, now 9\)"),
+        ({"model": {"width": 8, "x": 1}, "seed": 3}, {}, r"\(model.x None, now 1; seed None, now 3\)"),
+        ({}, {"data": "e"}, r"another data \(d, now e\)"),
+        ({}, {"link": "m"}, r"another link \(l, now m\)"),
+        ({}, {"link": None}, r"another link \(l, now None\)"),
+        ({}, {"clap": "c"}, r"another clap \(None, now c\)"),
+    ],
+)
+def test_what_differs_is_named(saved, recipe, contents, words):
+    with pytest.raises(RecipeError, match=words):
+        load_checkpoint(saved, identity({**RECIPE, **recipe}, **{"data": "d", "link": "l", "clap": None, **contents}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("identity.json", None),
+        ("identity.json", '{"recipe": {'),
+        ("identity.json", "[]"),
+        ("identity.json", b"\xff\xfe"),
+        ("identity.json", json.dumps({**WHO, "recipe": "abc", "step": 20})),
+        ("identity.json", json.dumps(WHO)),
+        ("state.pt", None),
+        ("state.pt", ""),
+        ("state.pt", 100),
+        ("state.pt", "no weights"),
+    ],
+)
+def test_damage_is_reported(saved, name, content):
+    path = saved / "step-00000020" / name
+    if content is None:
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes(
+            whole[:content] if isinstance(content, int) else content if isinstance(content, bytes) else content.encode()
+        )
+    with pytest.raises(DataError, match="is damaged") as caught:
+        load_checkpoint(saved, WHO)
+    assert "step-00000020" in caught.value.item
+    assert caught.value.remedy
+
+
+def test_foreign_folders_are_left_alone(saved):
+    for name in ("step-backup", "step-00000099.old", "step-7"):
+        (saved / name).mkdir()
+    (saved / "step-00000098").write_text("a file")
+    assert load_checkpoint(saved, WHO)[0] == 20
+    save_checkpoint(saved, 30, {}, WHO, keep=1)
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "step-00000030",
+        "step-00000098",
+        "step-00000099.old",
+        "step-7",
+        "step-backup",
+    ]
+
+
+def test_folders_are_known_by_their_content(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "w.safetensors").write_bytes(b"1")
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "README.md").write_text(name)
+    first = folder_fingerprint(tmp_path / "a")
+    assert folder_fingerprint(tmp_path / "b") == first
+    (tmp_path / "b" / "config.json").write_text("{ }")
+    assert folder_fingerprint(tmp_path / "b") != first
+    (tmp_path / "a" / "w.safetensors").write_bytes(b"2")
+    assert folder_fingerprint(tmp_path / "a") != first

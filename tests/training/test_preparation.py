@@ -1,0 +1,56 @@
+"""What keeps a stage from starting: found before data are read or anything is written."""
+
+import pytest
+import torch
+from peft import LoraConfig
+from training_factories import decoder_arguments, link_arguments
+
+from diffusion_link_hf import DiffusionLinkModel
+from diffusion_link_hf.errors import RecipeError
+from diffusion_link_hf.training.decoder_trainer import train_decoder
+from diffusion_link_hf.training.link_trainer import train_link
+from diffusion_link_hf.training.preparation import check_fields, construct
+
+
+@pytest.mark.parametrize("train", ["link", "decoder"])
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"report_to": "tensorboard"}, r"\[train\].*none"), ({"mixed_precision": "fp16"}, "CPU")]
+)
+def test_the_machine_is_asked_first(tmp_path, monkeypatch, train, changes, words):
+    """There is no cache here, so whatever came later would complain of that."""
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    if "mixed_precision" in changes and torch.cuda.is_available():
+        pytest.skip("a GPU trains in fp16")
+    link = link_arguments(tmp_path / "no", tmp_path / "out", **changes)
+    decoder = decoder_arguments(tmp_path / "no", tmp_path / "no", tmp_path / "out", **changes)
+    with pytest.raises(RecipeError, match=words):
+        train_link(link) if train == "link" else train_decoder(decoder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RecipeError, match="cannot be written"):
+            train_link(link_arguments(tmp_path / "no", output))
+
+
+def test_construct():
+    made = construct("model", DiffusionLinkModel, {"width": 8, "embedding_dim": 4}, embedding_dim=4)
+    assert (made.config.width, made.config.embedding_dim) == (8, 4)
+    with pytest.raises(RecipeError, match=r"model\.depth") as caught:
+        construct("model", DiffusionLinkModel, {"depth": 3}, embedding_dim=4)
+    assert "num_blocks" in caught.value.remedy
+    with pytest.raises(RecipeError, match=r"model\.embedding_dim: is 5, the data say 4"):
+        construct("model", DiffusionLinkModel, {"embedding_dim": 5}, embedding_dim=4)
+    for width in ("wide", -3):
+        with pytest.raises(RecipeError, match="model: cannot be used"):
+            construct("model", DiffusionLinkModel, {"width": width}, embedding_dim=4)
+    with pytest.raises(RecipeError, match=r"lora\.rank") as caught:
+        construct("lora", LoraConfig, {"rank": 3})
+    assert "lora_alpha" in caught.value.remedy
+
+
+def test_where_nothing_is_known_the_remedy_says_so():
+    with pytest.raises(RecipeError, match=r"loss.x: is no known field. There are no loss options"):
+        check_fields("loss", ["x"], [])
