@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import embed_scenes
-import evaluate
+import judge
 import train_clap
 import train_language_model
 import transformers
@@ -59,7 +59,7 @@ def stages(
     if judge_folds:
         unseen = ["--data", str(data), "--folds", *judge_folds, "--model", str(pipeline)]
         result = output / "judged.json"
-        plan["judgement"] = (result, lambda: evaluate.main([*unseen, "--output", str(result)]))
+        plan["judgement"] = (result, lambda: judge.main([*unseen, "--output", str(result)]))
     return plan
 
 

@@ -201,7 +201,7 @@ def test_the_build_command_makes_a_pipeline_that_captions(tmp_path, monkeypatch)
     """Every stage for a few steps on a few sounds: the stages fit together; the quality is not judged here."""
     import build
     import embed_scenes
-    import evaluate
+    import judge
     import soundfile
     import train_clap
     import train_language_model
@@ -219,7 +219,7 @@ def test_the_build_command_makes_a_pipeline_that_captions(tmp_path, monkeypatch)
         train_clap: ["--tagger-steps", "2", "--contrast-steps", "2"],
         embed_scenes: ["--scenes", "64"],
         train_language_model: ["--steps", "2"],
-        evaluate: ["--scenes", "2"],
+        judge: ["--scenes", "2"],
     }
     for module, extra in shortened.items():
         monkeypatch.setattr(module, "main", lambda argv, run=module.main, extra=extra: run([*argv, *extra]))
