@@ -31,10 +31,10 @@ CONTRAST_COUNTS = {1: 0.5, 2: 0.4, 3: 0.1}  # half of the scenes single events, 
 
 
 def build_model(vocab_size: int) -> ClapModel:
-    """A `ClapModel` of 3.4 M parameters: HTSAT in four stages, two text layers, 512-wide joint space.
+    """A `ClapModel` of 2.5 M parameters: HTSAT in four stages, two text layers, 512-wide joint space.
 
-    Overlapping patches of 16 x 16 every 8 frames and bands: non-overlapping ones of 16 are 2.5 times faster and keep
-    simultaneous sounds apart less well.
+    Patches of 16 × 16 overlap by half. Patches side by side train twice as fast; trained on two folds and judged on a
+    third, 1,500 steps, they named .300 of overlapped and .497 of sequential pairs, against .333 and .537 (± .03).
     """
     config = ClapConfig(
         audio_config={
