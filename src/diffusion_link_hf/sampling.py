@@ -117,6 +117,7 @@ def ddim_sample(
     state: torch.Tensor,
     scheduler: DDIMScheduler,
     timesteps: Sequence[int],
+    before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Deterministic DDIM over an explicit grid.
 
@@ -128,9 +129,12 @@ def ddim_sample(
         predict: (z (B, D), timestep) → predicted clean sample (B, D).
         state: (B, D) at ``timesteps[0]``; not changed.
         timesteps: descending, from `shallow_timesteps`.
+        before_step: what becomes of the state z_t before each step, such as Diffusion-Bridge's rescaling.
     """
     alphas = scheduler.alphas_cumprod.to(torch.float64)[list(timesteps)].tolist()
     for k, timestep in enumerate(timesteps):
+        if before_step is not None:
+            state = before_step(state)
         clean = predict(state, timestep).to(state.dtype)
         if k + 1 == len(timesteps):
             return clean

@@ -2,7 +2,7 @@
 
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Literal, Self
 
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ..errors import DataError, InputError, ModelFolderError
 from ..hub.loading import LoadPath, StrictModel, read_json, resolve_folder
-from ..sampling import check_noise, check_options
+from ..sampling import add_noise as noised
+from ..sampling import check_noise, check_options, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
 from ..tensors import check_embeddings, rescale_rows
 
 PACKAGE = __name__.split(".")[0]
@@ -210,6 +211,41 @@ class BridgeModel(StrictModel):
     @abstractmethod
     def _bridge(self, embeds: torch.Tensor, modality: Modality, **options) -> torch.Tensor:
         """(B, D) checked embeddings → (B, D) text-like ones of any norm."""
+
+    def _denoise(
+        self,
+        predict: Callable[[torch.Tensor, int], torch.Tensor],
+        embeds: torch.Tensor,
+        modality: Modality,
+        *,
+        noise_timestep: int,
+        scheduler: DDIMScheduler | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        noise: torch.Tensor | None,
+        num_inference_steps: int | None,
+        add_noise: bool | None,
+        before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """`_bridge` of the shallow diffusion bridges: normalise, noise to s* where wanted, DDIM to the clean sample.
+
+        The state stays in float32 whatever the network's dtype: some roundings of it would show.
+
+        Args:
+            predict, before_step: see `sampling.ddim_sample`.
+            noise_timestep: s*; the other options are those of `bridge`, by default the configuration's.
+        """
+        scheduler = scheduler or make_scheduler()
+        check_scheduler(scheduler)
+        timesteps = shallow_timesteps(
+            noise_timestep,
+            self.config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            scheduler.config.num_train_timesteps,
+        )
+        state = self.normalize(embeds, modality)
+        if self.config.add_noise if add_noise is None else add_noise:
+            epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
+            state = noised(state, epsilon, timesteps[0], scheduler)
+        return ddim_sample(predict, state, scheduler, timesteps, before_step)
 
     def draw_noise(
         self,

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..objectives import squared_error
-from ..sampling import add_noise as noised
-from ..sampling import check_scheduler, make_scheduler, shallow_timesteps
+from ..sampling import shallow_timesteps
 from .bridge import BridgeModel
 from .denoisers import ResidualMlp, UNet1d, draw_noised
 
@@ -104,29 +103,11 @@ class DiffusionBridgeModel(BridgeModel):
             weight = weight.clamp(max=self.config.max_snr)
         return (weight * (target - predicted).square().sum(-1)).mean()
 
-    def _bridge(self, embeds, modality, *, scheduler, generator, noise, num_inference_steps, noise_timestep, add_noise):
-        scheduler = scheduler or make_scheduler()
-        check_scheduler(scheduler)
-        config = self.config
-        start = config.noise_timestep if modality == "audio" else config.text_noise_timestep
-        timesteps = shallow_timesteps(
-            start if noise_timestep is None else noise_timestep,
-            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            scheduler.config.num_train_timesteps,
-        )
-        state = self.normalize(embeds, modality)
-        if config.add_noise if add_noise is None else add_noise:
-            epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
-            state = noised(state, epsilon, timesteps[0], scheduler)
-        return self._sample(state, scheduler, timesteps)
+    def _bridge(self, embeds, modality, *, noise_timestep, **options):
+        def predict(state: torch.Tensor, timestep: int) -> torch.Tensor:
+            return self.denoiser(state.to(self.dtype), timestep)
 
-    def _sample(self, state: torch.Tensor, scheduler: DDIMScheduler, timesteps: list[int]) -> torch.Tensor:
-        """DDIM as in `sampling.ddim_sample`, but for the rescaled state, which the step itself starts from too."""
-        alphas = scheduler.alphas_cumprod.to(torch.float64)[timesteps].tolist()
-        for k, timestep in enumerate(timesteps):
-            state = self.rescale(state)
-            clean = self.denoiser(state.to(self.dtype), timestep).to(state.dtype)
-            if k + 1 < len(timesteps):
-                b = ((1 - alphas[k + 1]) / (1 - alphas[k])) ** 0.5
-                state = (alphas[k + 1] ** 0.5 - b * alphas[k] ** 0.5) * clean + b * state
-        return clean
+        start = self.config.noise_timestep if modality == "audio" else self.config.text_noise_timestep
+        start = start if noise_timestep is None else noise_timestep
+        # The rescaled state is also what the DDIM step starts from, hence not inside of `predict`.
+        return self._denoise(predict, embeds, modality, noise_timestep=start, before_step=self.rescale, **options)

@@ -10,8 +10,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 from ..errors import InputError
-from ..sampling import add_noise as noised
-from ..sampling import check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
+from ..sampling import shallow_timesteps
 from .bridge import BridgeModel
 
 
@@ -124,18 +123,9 @@ class DiffusionLinkModel(BridgeModel):
         x = self.proj_out(x)
         return DiffusionLinkModelOutput(sample=x) if return_dict else (x,)
 
-    def _bridge(self, embeds, modality, *, scheduler, generator, noise, num_inference_steps, noise_timestep, add_noise):
-        scheduler = scheduler or make_scheduler()
-        check_scheduler(scheduler)
-        config = self.config
-        timesteps = shallow_timesteps(
-            config.noise_timestep if noise_timestep is None else noise_timestep,
-            config.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            scheduler.config.num_train_timesteps,
-        )
-        state = self.normalize(embeds, modality)
-        if config.add_noise if add_noise is None else add_noise:
-            epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
-            state = noised(state, epsilon, timesteps[0], scheduler)
-        # The state stays in float32 whatever the network's dtype: five roundings of it would show.
-        return ddim_sample(lambda z, t: self(z.to(self.dtype), t, return_dict=False)[0], state, scheduler, timesteps)
+    def _bridge(self, embeds, modality, *, noise_timestep, **options):
+        def predict(state: torch.Tensor, timestep: int) -> torch.Tensor:
+            return self(state.to(self.dtype), timestep, return_dict=False)[0]
+
+        start = self.config.noise_timestep if noise_timestep is None else noise_timestep
+        return self._denoise(predict, embeds, modality, noise_timestep=start, **options)
