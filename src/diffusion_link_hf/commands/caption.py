@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..audio import find_audio_files
 from ..errors import AudioError, InputError
+from .options import positive
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
@@ -36,18 +37,11 @@ def add_parser(commands) -> argparse.ArgumentParser:
         default="windows",
         help="beyond 10 s: a caption for each 10-s window, or one for the mean embedding",
     )
-    parser.add_argument("--batch-size", type=_positive, default=32, help="windows computed at once (default: 32)")
-    parser.add_argument("--num-beams", type=_positive, default=1, help="beam search width (default: 1, greedy)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="windows computed at once (default: 32)")
+    parser.add_argument("--num-beams", type=positive, default=1, help="beam search width (default: 1, greedy)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import DataError, InputError
+from .options import positive
 
 # Without them no table says whether a bridge is worth its trouble.
 BASELINES = ("identity", "centring", "ridge")
@@ -50,13 +51,6 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-figures", action="store_true", help="leave the pictures out")
     parser.add_argument("--keep-bridges", action="store_true", help="keep the fitted bridges in FOLDER/bridges")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
 
 
 def named_folder(text: str) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from .experiment import (
     fit_bridges,
     load_bridge,
     named_folder,
-    positive,
     say,
     split_data,
     training_recipe,
 )
+from .options import positive
 
 DESCRIPTION = """Measure how well bridges close the gap between two modalities.
 

@@ -12,11 +12,11 @@ from .experiment import (
     fit_bridges,
     load_bridge,
     named_folder,
-    positive,
     say,
     split_data,
     training_recipe,
 )
+from .options import positive
 
 DESCRIPTION = """Sweep where a diffusion bridge starts and in how many steps it samples (the paper's Table 2).
 

@@ -341,14 +341,19 @@ def build_bridge(method: str, embedding_dim: int, /, **config) -> BridgeModel:
     return construct("model", how.bridge, {**how.config(embedding_dim), **config}, embedding_dim=embedding_dim)
 
 
+def matched_cosine(generated: torch.Tensor, text: torch.Tensor) -> float:
+    """Mean cosine of matched rows. (K, D), (K, D)."""
+    return F.cosine_similarity(generated.float(), text.float(), dim=-1).mean().item()
+
+
 @torch.no_grad()
 def validation_cosines(bridge: BridgeModel, pairs: EmbeddingPairs) -> dict[str, float]:
     """Mean cosine of bridged source and bridged target with the target, each in the space that the bridge leads to."""
     source, target = pairs.source.to(bridge.device), pairs.target.to(bridge.device)
     goal = bridge.target(target)
     return {
-        "matched_audio": F.cosine_similarity(bridge.bridge(source, "audio"), goal, dim=-1).mean().item(),
-        "matched_text": F.cosine_similarity(bridge.bridge(target, "text"), goal, dim=-1).mean().item(),
+        "matched_audio": matched_cosine(bridge.bridge(source, "audio"), goal),
+        "matched_text": matched_cosine(bridge.bridge(target, "text"), goal),
     }
 
 

@@ -1,13 +1,12 @@
 """The link stage: Diffusion-Link on an embedding cache, with the figures that its baselines reach beside it."""
 
 import torch
-from torch.nn import functional as F
 
 from ..data.pairs import EmbeddingPairs
 from ..models.diffusion_link import DiffusionLinkModel
 from ..models.linear_bridge import LinearBridge
 from .arguments import LinkTrainingArguments
-from .bridge_trainer import run_stage
+from .bridge_trainer import matched_cosine, run_stage, validation_cosines
 
 LOSS_FIELDS = ("topology_weight", "topology_source", "topology_reduction", "text_to_text")
 
@@ -26,11 +25,6 @@ def train_link(args: LinkTrainingArguments) -> dict[str, float]:
     return run_stage(args, "diffusion-link", loss, args.cache, link_metrics)[1]
 
 
-def matched_cosine(generated: torch.Tensor, text: torch.Tensor) -> float:
-    """Mean cosine of matched rows. (K, D), (K, D)."""
-    return F.cosine_similarity(generated.float(), text.float(), dim=-1).mean().item()
-
-
 @torch.no_grad()
 def link_metrics(
     link: DiffusionLinkModel, train: EmbeddingPairs, validation: EmbeddingPairs | None
@@ -44,12 +38,12 @@ def link_metrics(
     if validation is None:
         return {}
     audio, text = validation.source.to(link.device), validation.target.to(link.device)
-    target = link.target(text)
+    target, linked = link.target(text), validation_cosines(link, validation)
     metrics = {
         "raw": matched_cosine(audio, text),
         "centred": matched_cosine(link.normalize(audio, "audio"), target),
-        "link": matched_cosine(link.bridge(audio, "audio"), target),
-        "link_text_to_text": matched_cosine(link.bridge(text, "text"), target),
+        "link": linked["matched_audio"],
+        "link_text_to_text": linked["matched_text"],
     }
     if len(train.group.unique()) >= 2:
         ridge = LinearBridge(train.embedding_dim, scale=link.config.scale).fit(

@@ -1,0 +1,11 @@
+"""Types of options that several sub-commands take."""
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
