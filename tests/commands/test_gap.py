@@ -71,13 +71,35 @@ def test_the_same_arguments_give_the_same_files_but_for_times(tmp_path):
 
 def test_no_recording_is_on_both_sides(tmp_path):
     arguments = ["--embeddings", write_pairs(tmp_path), "--output", tmp_path, "--limit", 50, "--held-out", 0.2]
-    pairs, train, held_out = experiment.split_data(parse(gap, *arguments))
-    assert len(pairs.group.unique()) == 50
+    train, held_out, data = experiment.split_data(parse(gap, *arguments))
+    assert len(train.group.unique()) == data["train_recordings"] == 40
     assert len(held_out.group.unique()) == 10
     assert not torch.isin(train.group, held_out.group).any()
     assert len(train.group) + len(held_out.group) == 100
-    back, *_ = experiment.split_data(parse(gap, *arguments, "--reverse"))
-    assert torch.equal(back.source, pairs.target)
+    back = experiment.split_data(parse(gap, *arguments, "--reverse"))[0]
+    assert torch.equal(back.source, train.target)
+
+
+def test_test_data_of_their_own_are_measured_and_not_trained_on(tmp_path):
+    pairs = EmbeddingPairs.load(write_pairs(tmp_path))
+    train, test = pairs.split(0.3, 5)
+    train.save(tmp_path / "train.safetensors")
+    test.save(tmp_path / "test.safetensors")
+    arguments = ["--embeddings", tmp_path / "train.safetensors", "--test", tmp_path / "test.safetensors"]
+    fitted, measured, data = experiment.split_data(parse(gap, *arguments, "--output", tmp_path))
+    assert torch.equal(fitted.source, train.source)
+    assert torch.equal(measured.target, test.target)
+    assert data["test"] == "test.safetensors"
+    assert data["test_fingerprint"] == test.fingerprint
+    assert data["held_out_rows"] == len(test.target)
+
+
+@pytest.mark.parametrize("other", [{"width": 8}, {"clap": "another"}])
+def test_test_data_of_another_encoder_are_refused(other, tmp_path):
+    rows = torch.nn.functional.normalize(torch.randn(8, other.get("width", 16)), dim=-1)
+    train = EmbeddingPairs(torch.randn(8, 16), torch.randn(8, 16), clap="one")
+    with pytest.raises(DataError, match="encoder"):
+        experiment.check_same_space(train, EmbeddingPairs(rows, rows, clap=other.get("clap")), "test")
 
 
 def test_methods_always_have_the_baselines():
@@ -85,6 +107,8 @@ def test_methods_always_have_the_baselines():
     assert gap.chosen_methods(["mlp", "ridge"], gap.BASELINES) == ["identity", "centring", "ridge", "mlp"]
     everything = gap.chosen_methods(["all"], gap.BASELINES)
     assert {"diffusion-bridge", "diffgap", "seed", "memory", "diffusion-link"} < set(everything)
+    assert gap.SLOW not in everything
+    assert gap.SLOW in gap.chosen_methods(["all", gap.SLOW], gap.BASELINES)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -34,6 +35,7 @@ class FittedBridge:
         steps: optimisation steps, 0 for a closed form; None where that is not known.
         seconds: that fitting took; None where that is not known.
         options: of `BridgeModel.bridge`, such as ``noise_timestep``.
+        recipe: arguments of `train_bridge` in which it differs from the others of its report.
     """
 
     method: str
@@ -42,6 +44,7 @@ class FittedBridge:
     steps: int | None = 0
     seconds: float | None = None
     options: dict[str, int | bool] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,18 @@ def gap_document(
     data: Mapping[str, Any],
     training: Mapping[str, Any],
     settings: EvaluationSettings,
+    title: str = "Modality gap",
+    references: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything of a gap report as plain numbers and strings, ready for JSON.
 
     Figures are ``{"value", "low", "high", "by_seed", "std"}``: mean over seeds, its bootstrap interval over recordings
     (geometry has none), the single seeds, and their standard deviation. An infinite KL divergence is null. All that
     differs between equal runs is below ``times``.
+
+    Args:
+        training: what trained methods share.
+        references: methods to compare the others with, beside the `BASELINES`.
     """
     by_name = {result.method: result for result in results}
     methods = {}
@@ -79,16 +85,18 @@ def gap_document(
             "seeds": [fitted.seed for fitted, _ in result.runs],
             "steps": first.steps,
             "parameters": first.bridge.num_parameters(),
+            "differs_in": {**first.recipe, **first.options},
             "figures": figures,
             "minus": {
                 other: {name: _figure(None, result.estimate(name) - by_name[other].estimate(name)) for name in COMPARED}
-                for other in BASELINES
+                for other in (*BASELINES, *references)
                 if other in by_name and other != result.method
             },
             "paper": dict(TABLE_1.get(result.method, {})),
         }
     return {
         "format": FORMAT,
+        "title": title,
         "data": dict(data),
         "training": dict(training),
         "settings": {
@@ -155,7 +163,7 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
     methods, data, settings = document["methods"], document["data"], document["settings"]
     seeds = sorted({seed for method in methods.values() for seed in method["seeds"]})
     parts = [
-        "# Modality gap\n",
+        f"# {document['title']}\n",
         f"{data['held_out_rows']:,} held-out rows of {data['held_out_recordings']:,} recordings from {data['name']} "
         f"(width {data['embedding_dim']}, {data['fingerprint']}); fitted on {data['train_rows']:,} rows of "
         f"{data['train_recordings']:,} other recordings. Seeds: {', '.join(map(str, seeds))}. "
@@ -194,11 +202,11 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
         ),
         *_geometry_section(methods, settings),
         "## Cost\n",
-        "Trained methods have equal budgets: steps, batch size, learning rate, data.\n",
+        "Methods have equal budgets: steps, batch size, learning rate, data; but for what the last column says.\n",
         table(
-            ["method", "class", "parameters", "steps"],
+            ["method", "class", "parameters", "steps", "differs in"],
             (
-                [name, method["class"], f"{method['parameters']:,}", _or_unknown(method["steps"])]
+                [name, method["class"], f"{method['parameters']:,}", _or_unknown(method["steps"]), _differs_in(method)]
                 for name, method in methods.items()
             ),
         ),
@@ -330,6 +338,10 @@ def _geometry_section(methods: Mapping[str, Mapping[str, Any]], settings: Mappin
             ),
         ),
     ]
+
+
+def _differs_in(method: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in method["differs_in"].items()) or "–"
 
 
 def _or_unknown(value: int | None) -> str:

@@ -1,7 +1,8 @@
-"""What ``gap`` and ``sweep`` share: their data options, the split by recording, and training with equal budgets."""
+"""What ``gap`` and ``sweep`` share: their data options, the split by recording, and the fitting of bridges."""
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from ..errors import DataError, InputError
 from .options import positive
+from .variants import Variant
 
 # Without them no table says whether a bridge is worth its trouble.
 BASELINES = ("identity", "centring", "ridge")
@@ -25,8 +27,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="embedding cache (a folder), or a safetensors file with source (N, D), target (N, D), optional group (N,)",
     )
     parser.add_argument("--reverse", action="store_true", help="bridge target → source (text → audio) instead")
-    parser.add_argument(
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="of recordings, for measuring (default: 0.1)"
+    )
+    measured.add_argument(
+        "--test", metavar="PATH", help="measure on these embeddings and fit on all of the others, without a split"
     )
     parser.add_argument("--split-seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
     parser.add_argument("--limit", type=positive, metavar="N", help="use N recordings, chosen by the split seed")
@@ -62,25 +68,23 @@ def named_folder(text: str) -> tuple[str, str]:
 
 
 def split_data(args: argparse.Namespace):
-    """All, training and held-out `EmbeddingPairs`; parts share no recording.
+    """Training and held-out `EmbeddingPairs`, which share no recording, and what the report says of them.
 
     Raises:
-        DataError: data that cannot be read, or nothing held out.
+        DataError: data that cannot be read, nothing held out, or test data of another width or CLAP.
         InputError: a share out of range.
     """
-    import torch
-
-    from ..data.pairs import EmbeddingPairs
+    from ..analysis.report import describe_data
 
     if not 0 < args.held_out < 1:
         raise InputError("--held-out", f"is {args.held_out}", "Use a share between 0 and 1")
-    pairs = EmbeddingPairs.load(args.embeddings)
-    if args.reverse:
-        pairs = pairs.reversed()
-    if args.limit is not None:
-        items = pairs.group.unique()
-        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(args.split_seed))
-        pairs = pairs.select(torch.isin(pairs.group, items[order[: args.limit]]))
+    pairs = load_pairs(args.embeddings, args)
+    name, chosen = Path(args.embeddings).name, {"split_seed": args.split_seed, "reversed": args.reverse}
+    if args.test is not None:
+        test = load_pairs(args.test, args)
+        check_same_space(pairs, test, args.test)
+        chosen |= {"test": Path(args.test).name, "test_fingerprint": test.fingerprint}
+        return pairs, test, describe_data(name, pairs, test, pairs.fingerprint, **chosen)
     train, held_out = pairs.split(args.held_out, args.split_seed)
     if held_out is None:
         raise DataError(
@@ -88,7 +92,34 @@ def split_data(args: argparse.Namespace):
             f"has {len(pairs.group.unique())} recordings, of which none is held out",
             "Use more data or a larger --held-out",
         )
-    return pairs, train, held_out
+    chosen["held_out_share"] = args.held_out
+    return train, held_out, describe_data(name, train, held_out, pairs.fingerprint, **chosen)
+
+
+def load_pairs(path: str, args: argparse.Namespace):
+    """`EmbeddingPairs` in the direction and number that the options say."""
+    import torch
+
+    from ..data.pairs import EmbeddingPairs
+
+    pairs = EmbeddingPairs.load(path)
+    if args.reverse:
+        pairs = pairs.reversed()
+    if args.limit is not None:
+        items = pairs.group.unique()
+        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(args.split_seed))
+        pairs = pairs.select(torch.isin(pairs.group, items[order[: args.limit]]))
+    return pairs
+
+
+def check_same_space(train, test, path: str) -> None:
+    """Raises DataError for test embeddings of another width, or of another CLAP as far as both are known."""
+    if train.embedding_dim != test.embedding_dim:
+        raise DataError(
+            path, f"is {test.embedding_dim} wide, the training data {train.embedding_dim}", "Use one encoder"
+        )
+    if None not in (train.clap, test.clap) and train.clap != test.clap:
+        raise DataError(path, f"was made by CLAP {test.clap}, the training data by {train.clap}", "Use one encoder")
 
 
 def training_recipe(args: argparse.Namespace) -> dict[str, int | float]:
@@ -96,8 +127,10 @@ def training_recipe(args: argparse.Namespace) -> dict[str, int | float]:
     return {"steps": args.train_steps, "batch_size": args.batch_size, "learning_rate": args.learning_rate}
 
 
-def fit_bridges(args: argparse.Namespace, methods: Sequence[str], train) -> list:
-    """Every method with every seed on the same rows and the same budget, as `FittedBridge`.
+def fit_bridges(args: argparse.Namespace, methods: Sequence[str | Variant], train) -> list:
+    """Every method with every seed on the same rows, as `FittedBridge`; a name alone has the budget that all share.
+
+    Variants that differ in how they sample, not in how they are trained, are trained once.
 
     Raises:
         DiffusionLinkError: see `train_bridge`.
@@ -105,24 +138,32 @@ def fit_bridges(args: argparse.Namespace, methods: Sequence[str], train) -> list
     from ..analysis.evaluation import FittedBridge
     from ..training.bridge_trainer import train_bridge
 
-    fitted = []
+    fitted, trained = [], {}
     with bridge_folder(args) as folder:
-        for method in methods:
+        for variant in (Variant(method, method) if isinstance(method, str) else method for method in methods):
             for seed in dict.fromkeys(args.seeds):
-                output = folder / method / f"seed{seed}"
-                say(args, f"fitting {method}, seed {seed}")
-                bridge = train_bridge(
-                    method,
-                    train,
-                    output,
-                    seed=seed,
-                    validation_fraction=0.0,  # nothing is chosen on it; what is held out is held out before
-                    progress=not args.quiet and sys.stderr.isatty(),
-                    **training_recipe(args),
-                )
-                metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-                fitted.append(FittedBridge(method, bridge, seed, metrics["steps"], metrics["seconds"]))
+                key = json.dumps([variant.method, variant.train, seed], sort_keys=True)
+                if key not in trained:
+                    output = folder / folder_name(variant.name) / f"seed{seed}"
+                    say(args, f"fitting {variant.name}, seed {seed}")
+                    bridge = train_bridge(
+                        variant.method,
+                        train,
+                        output,
+                        seed=seed,
+                        validation_fraction=0.0,  # nothing is chosen on it; what is held out is held out before
+                        progress=not args.quiet and sys.stderr.isatty(),
+                        **{**training_recipe(args), **variant.train},
+                    )
+                    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+                    trained[key] = bridge, seed, metrics["steps"], metrics["seconds"]
+                fitted.append(FittedBridge(variant.name, *trained[key], variant.sample, variant.train))
     return fitted
+
+
+def folder_name(name: str) -> str:
+    """A variant's name with everything but letters, digits, dots and hyphens as an underscore."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def load_bridge(name: str, folder: str):

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..analysis.evaluation import EvaluationSettings, check_data, evaluate_bridges
     from ..analysis.figures import check_libraries, draw_timestep_curve
-    from ..analysis.report import describe_data, write_document
+    from ..analysis.report import write_document
     from ..analysis.sweep_report import grid, sweep_bridges, sweep_document, sweep_markdown
 
     methods = list(dict.fromkeys(args.methods or ([] if args.bridge else ["diffusion-link"])))
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_figures:
         check_libraries()
     settings = EvaluationSettings(resamples=args.resamples, seed=args.split_seed, geometry=False)
-    pairs, train, held_out = split_data(args)
+    train, held_out, data = split_data(args)
     check_data(held_out, train, settings)
     given = [load_bridge(name, folder) for name, folder in args.bridge]
     sweep_bridges(points, given)  # refuses what has no s*
@@ -97,15 +97,6 @@ def run(args: argparse.Namespace) -> int:
     swept = sweep_bridges(points, [*(one for one in fitted if one.method not in BASELINES), *given])
     say(args, f"measuring {len(points)} points")
     results = evaluate_bridges([*baselines, *swept], held_out, train, settings)
-    data = describe_data(
-        Path(args.embeddings).name,
-        train,
-        held_out,
-        pairs.fingerprint,
-        split_seed=args.split_seed,
-        held_out_share=args.held_out,
-        reversed=args.reverse,
-    )
     document = sweep_document(points, results, data, training_recipe(args) if methods else {}, settings)
     pictures = []
     if not args.no_figures:
