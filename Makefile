@@ -9,7 +9,7 @@ demo: $(VENV)/installed ## set up, then caption the sample sounds with the embed
 	$(BIN)/diffusion-link caption examples/sounds
 
 test: $(VENV)/test-installed ## set up, then run the whole test suite (minus tests marked slow)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/test-installed ## style and formatting
 	$(BIN)/ruff check .

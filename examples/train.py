@@ -5,6 +5,8 @@ import importlib
 import json
 import sys
 
+from accelerate import PartialState
+
 from diffusion_link_hf.errors import DiffusionLinkError
 from diffusion_link_hf.training.arguments import load_recipe
 
@@ -30,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     except DiffusionLinkError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(metrics))
+    if PartialState().is_main_process:
+        print(json.dumps(metrics))
     return 0
 
 

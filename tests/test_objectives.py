@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusion_link_hf.errors import InputError
-from diffusion_link_hf.objectives import diffusion_loss, topology_loss, total_loss
+from diffusion_link_hf.objectives import SHORTEST, diffusion_loss, topology_loss, total_loss
 
 
 @pytest.fixture
@@ -42,6 +42,16 @@ def test_perfect_generation_costs_nothing(batch):
 
 def test_topology_ignores_the_norm(batch):
     torch.testing.assert_close(topology_loss(batch[0], batch[1]), topology_loss(3 * batch[0], 7 * batch[1]))
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-9, 1e-3])
+def test_the_gradient_of_the_topology_stays_bounded_where_the_network_starts(batch, length):
+    text, generated = batch[0], (length * batch[1]).requires_grad_()
+    # |dL/dx̂| ≤ 2 ‖X′‖² ‖x′ − x̂′‖ / (SHORTEST ‖x‖), and 7 unit rows have ‖X′‖² ≤ 7.
+    topology_loss(text, generated, "sum").backward()
+    bound = 2 * 7 * 2 / (SHORTEST * text.norm(dim=1))
+    assert (generated.grad.norm(dim=1) <= bound).all()
+    assert generated.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("source", ["audio", "text", "both"])

@@ -1,5 +1,6 @@
 """The event vocabulary of the tiny pipeline: what each class is called in captions, and which words name it."""
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -113,3 +114,16 @@ def events_named(caption: str) -> frozenset[str]:
     for pattern, word in _EXCEPTIONS:
         text = pattern.sub(word, text)
     return frozenset(label for label, pattern in _KEYWORDS.items() if pattern.search(text))
+
+
+def event_words() -> dict[str, list[str]]:
+    """Label → stems, as ``diffusion-link evaluate --events`` reads it: "$" ends a word, longer stems go first."""
+    words = {label: [stem.replace(r"\b", "$") for stem in event.keywords] for label, event in EVENTS.items()}
+    for pattern, word in _EXCEPTIONS:
+        label = next(label for label, pattern in _KEYWORDS.items() if pattern.search(word))
+        words[label].append(pattern.pattern.removeprefix(r"\b"))
+    return words
+
+
+if __name__ == "__main__":  # python examples/tiny/events.py > events.json
+    print(json.dumps(event_words(), indent=1))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from . import __version__
 from .errors import DiffusionLinkError
 
-COMMANDS = ("caption", "train_bridge", "gap", "sweep", "score")
+COMMANDS = ("caption", "embed", "train_bridge", "gap", "sweep", "evaluate", "score", "push", "convert_laion")
 
 
 def build_parser() -> argparse.ArgumentParser:

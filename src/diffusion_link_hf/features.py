@@ -7,9 +7,13 @@ from .errors import InputError
 
 FRONT_END_VERSION = 1  # part of an embedding cache's identity: raise it when the numbers change
 MEL_FLOOR = 1e-10  # power below which a mel band counts as silent: -100 dB
-# A band this far below the energy of its own frame (power, per filter weight) is where float32's FFT rounding shows
-# above 1e-3 dB: such frames, some tenth or third of them in real recordings, are done again in float64.
-FLOAT32_RANGE = 1e-8
+# A band this far below the energy of its own windowed frame (mean power of its bins, weighted by the filter) is where
+# float32's FFT rounding shows near 1e-3 dB: such frames, some twentieth of them in real recordings, are done again in
+# float64. Wide bands average the rounding of their bins, which is why their weighted mean is what counts.
+FLOAT32_RANGE = 3e-8
+FRAMES_AT_A_TIME = 256  # 1 MB of float32: they stay in the processor's cache from the window to the mel bands
+BAND_GROUPS = 4  # groups of neighbouring bands, each multiplied with its own bins only: a quarter of the product
+CLIPS_AT_A_TIME = 16  # on a GPU: 131 MB of float64 frames
 
 
 class ClapLogMel(nn.Module):
@@ -17,8 +21,9 @@ class ClapLogMel(nn.Module):
 
     Power spectrogram of Hann-windowed frames (periodic, centred, reflect-padded), mel filter bank, then
     ``10·log10(max(power, 1e-10))``. Frames are views of the padded signal, and only the frequency bins that some mel
-    filter uses are kept, which is what makes it several times faster than the extractor. Computed in float32, frames of
-    extreme dynamic range in float64, whatever the model's dtype.
+    filter uses are kept, which is what makes it several times faster than the extractor. Whatever the model's dtype,
+    the spectrum is computed in float32, frames of extreme dynamic range in float64; on a GPU, where looking for those
+    frames would cost more than it saves, all are.
 
     Args:
         sampling_rate: Hz.
@@ -63,6 +68,18 @@ class ClapLogMel(nn.Module):
         # Constants, so kept out of the state dict; float64 so that float64 input keeps its precision.
         self.register_buffer("mel_filters", filters[:used].contiguous(), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft, periodic=True, dtype=torch.float64), persistent=False)
+        # Mean filter weight by band, weighted by itself; an empty filter, as a narrow one between two bins, is silent.
+        weight = self.mel_filters.square().sum(0) / self.mel_filters.sum(0).clamp_min(MEL_FLOOR)
+        self.register_buffer("_faint", (weight * n_fft * FLOAT32_RANGE).float(), persistent=False)
+        # Squares of real and imaginary part are neighbours in memory: with each filter weight twice, the product adds
+        # them up on its way.
+        doubled = self.mel_filters.repeat_interleave(2, 0).float()
+        self._columns = []
+        for k, bands in enumerate(doubled.chunk(BAND_GROUPS, dim=1)):
+            rows = bands.any(dim=1).nonzero()
+            first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
+            self._columns.append((first, last))
+            self.register_buffer(f"_bands_{k}", bands[first:last].contiguous(), persistent=False)
 
     @classmethod
     def from_feature_extractor(cls, extractor) -> "ClapLogMel":
@@ -79,9 +96,8 @@ class ClapLogMel(nn.Module):
 
     def _apply(self, fn, recurse=True):
         # Half-precision models keep an exact front end: follow the device of `fn`, never its dtype.
-        for name in ("mel_filters", "window"):
-            buffer = getattr(self, name)
-            setattr(self, name, buffer.to(fn(buffer.to(torch.float32)).device) if buffer is not None else None)
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = buffer.to(fn(buffer.to(torch.float32)).device)
         return self
 
     def mel_power(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -102,29 +118,51 @@ class ClapLogMel(nn.Module):
                 f"has {waveforms.shape[1]} samples, a frame needs more than {self.n_fft // 2}",
                 "Repeat-pad short audio first (diffusion_link_hf.split_windows)",
             )
+        waveforms = waveforms.to(torch.float32)
         # Under autocast the mel product would be rounded to 16 bits, a tenth of a decibel.
         with torch.autocast(waveforms.device.type, enabled=False):
-            # One clip at a time: its frames stay in the processor's cache, twice as fast as a whole batch of them.
-            return torch.stack([self._mel_power(waveform) for waveform in waveforms.to(torch.float32)])
+            if waveforms.device.type == "cuda":
+                return torch.cat([self._power_in_float64(part) for part in waveforms.split(CLIPS_AT_A_TIME)])
+            return torch.stack([self._power(waveform) for waveform in waveforms])
 
-    def _mel_power(self, waveform: torch.Tensor) -> torch.Tensor:
+    def _frames(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(…, n) → (…, T, n_fft), a view of the reflect-padded signal."""
         half = self.n_fft // 2
-        padded = nn.functional.pad(waveform[None], (half, half), mode="reflect")[0]
-        frames = padded.unfold(0, self.n_fft, self.hop_length)  # (T, n_fft), a view
-        power = self._filtered(frames * self.window.to(frames.dtype))
-        energy = frames.square().sum(-1, keepdim=True) * self.n_fft
-        faint = (power.clamp_min(MEL_FLOOR) < FLOAT32_RANGE * energy * self.mel_filters.sum(0).to(power.dtype)).any(-1)
-        if faint.any():
-            power[faint] = self._filtered(frames[faint].double() * self.window).to(power.dtype)
-        return power
+        before, after = waveforms[..., 1 : half + 1].flip(-1), waveforms[..., -half - 1 : -1].flip(-1)
+        return torch.cat([before, waveforms, after], dim=-1).unfold(-1, self.n_fft, self.hop_length)
+
+    def _power(self, waveform: torch.Tensor) -> torch.Tensor:
+        """(n,) → (T, num_mel_bins), in float32 where that is exact enough."""
+        window, parts = self.window.float(), []
+        for frames in self._frames(waveform).split(FRAMES_AT_A_TIME):
+            windowed = frames * window
+            power = self._filtered(windowed)
+            energy = torch.linalg.vector_norm(windowed, dim=-1, keepdim=True).square()
+            faint = ((power.clamp_min(MEL_FLOOR) - energy * self._faint).amin(-1) < 0).nonzero()[:, 0]
+            if len(faint):
+                power[faint] = self._filtered(frames[faint].double() * self.window)
+            parts.append(power)
+        return torch.cat(parts)
+
+    def _power_in_float64(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, n) → (B, T, num_mel_bins), without a look at the values: nothing waits for the device."""
+        return self._filtered(self._frames(waveforms).double() * self.window)
 
     def _filtered(self, frames: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.view_as_real(torch.fft.rfft(frames)[..., : self.mel_filters.shape[0]])
-        return spectrum.square().sum(-1) @ self.mel_filters.to(frames.dtype)  # (T, mel)
+        """Windowed frames (…, T, n_fft) of either precision → mel-band power (…, T, num_mel_bins), float32."""
+        spectrum = torch.view_as_real(torch.fft.rfft(frames)).flatten(-2)
+        squares = spectrum[..., : 2 * len(self.mel_filters)].square().float()
+        return torch.cat(
+            [
+                squares[..., first:last] @ self.get_buffer(f"_bands_{k}")
+                for k, (first, last) in enumerate(self._columns)
+            ],
+            dim=-1,
+        )
 
     def to_decibel(self, power: torch.Tensor) -> torch.Tensor:
         """``10·log10(max(power, 1e-10))``: dB relative to full scale, at least -100."""
-        return 10.0 * power.clamp_min(MEL_FLOOR).log10()
+        return power.clamp_min(MEL_FLOOR).log10().mul_(10.0)
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, n) float waveforms in [-1, 1] → (B, 1, n // hop_length + 1, num_mel_bins) log-mel in dB.

@@ -10,6 +10,8 @@ from .errors import InputError
 
 Reduction = Literal["sum", "mean"]
 
+SHORTEST = 0.1  # of the text's norm: L_topo divides a shorter prediction by this much instead of its own norm
+
 
 @dataclass
 class DiffusionLinkLoss:
@@ -55,17 +57,32 @@ def diffusion_loss(
     return loss
 
 
-def topology_loss(text: torch.Tensor, generated: torch.Tensor, reduction: Reduction = "mean") -> torch.Tensor:
+def topology_loss(
+    text: torch.Tensor, generated: torch.Tensor, reduction: Reduction = "mean", batch: torch.Tensor | None = None
+) -> torch.Tensor:
     """L_topo = ‖X′X′ᵀ − X′X̂′ᵀ‖²_F, rows L2-normalised: generated embeddings keep the relations of the text (paper §3).
+
+    Column j of that matrix, X′(x′_j − x̂′_j), needs one generated row and all *text* rows, which take no gradient. So a
+    batch that is spread over processes needs no gathering of predictions: each computes the columns of its own rows
+    against the text of the whole batch, and the shares add up to the loss, and their gradients to its gradient.
+
+    A prediction shorter than `SHORTEST` times its text is divided by that, not by its own norm. The network's output
+    starts at zero, where normalising has an unbounded gradient: a single one would stay in Adam's second moments and
+    hold the last layer still for tens of thousands of steps.
 
     Args:
         text: X, (B, D).
         generated: X̂, (B, D).
         reduction: over the B² entries. "sum" is the Frobenius norm to the letter; it grows with the batch and keeps
             L_diff from falling at batch 128, so the default is "mean".
+        batch: (N, D) text of the whole batch where ``text`` and ``generated`` are a share of it; reduced are then the
+            N · B entries of the share.
     """
-    text, generated = F.normalize(text, dim=-1), F.normalize(generated, dim=-1)
-    return _reduce((text @ text.T - text @ generated.T).square(), reduction, (0, 1))
+    shortest = SHORTEST * text.norm(dim=-1, keepdim=True)
+    generated = generated / generated.norm(dim=-1, keepdim=True).maximum(shortest)
+    text = F.normalize(text, dim=-1)
+    batch = text if batch is None else F.normalize(batch, dim=-1)
+    return _reduce((batch @ (text - generated).T).square(), reduction, (0, 1))
 
 
 def total_loss(
@@ -77,13 +94,19 @@ def total_loss(
     topology_reduction: Reduction = "mean",
     dim_reduction: Reduction = "sum",
     batch_reduction: Reduction = "mean",
+    batch: torch.Tensor | None = None,
 ) -> DiffusionLinkLoss:
     """L_total = L_diff + weight · L_topo (paper §3).
 
     Args:
         topology_source: which predictions are X̂; the paper leaves it open. "both" adds the two.
+        batch: (N, D) text of the whole batch where the other rows are a share of it. The losses of shares that cover
+            the batch add up to its loss.
     """
+    portion = 1.0 if batch is None else len(text) / len(batch)
     diffusion = diffusion_loss(text, from_text, from_audio, dim_reduction, batch_reduction)
+    if batch_reduction == "mean":
+        diffusion = diffusion * portion
     if topology_source not in ("audio", "text", "both"):
         raise InputError("topology_source", f"is {topology_source!r}", "Use 'audio', 'text' or 'both'")
     sources = []
@@ -91,5 +114,8 @@ def total_loss(
         sources.append(from_audio)
     if topology_source in ("text", "both"):
         sources.append(from_text)
-    topology = sum((topology_loss(text, source, topology_reduction) for source in sources), diffusion.new_zeros(()))
+    losses = (topology_loss(text, source, topology_reduction, batch) for source in sources)
+    topology = sum(losses, diffusion.new_zeros(()))
+    if topology_reduction == "mean":
+        topology = topology * portion
     return DiffusionLinkLoss(diffusion + topology_weight * topology, diffusion, topology)

@@ -1,16 +1,19 @@
-"""The embedding cache, the audio folder, and embedding one into the other."""
+"""The embedding cache in memory: saved and loaded, split by recording, and refused where it is damaged."""
 
-import importlib.util
+import hashlib
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import pytest
-import soundfile as sf
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
 
 from diffusion_link_hf import EmbeddingCache
-from diffusion_link_hf.data.audio_folder import read_audio_folder
 from diffusion_link_hf.data.embedding_cache import clap_fingerprint, embed_captions
+from diffusion_link_hf.data.embedding_shards import Shard, complete_shards, write_manifest, write_shard
 from diffusion_link_hf.errors import DataError
 from factories import EMBEDDING_DIM, make_clap
 
@@ -57,7 +60,7 @@ def test_split_shares_no_recording():
 @pytest.mark.parametrize("how", ["gone", "torn", "altered", "manifest", "format", "other clap"])
 def test_damaged_caches_are_refused(tmp_path, how):
     make().save(tmp_path)
-    path = tmp_path / "embeddings.safetensors"
+    path = tmp_path / "shard-00000.safetensors"
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     if how == "gone":
         path.unlink()
@@ -79,29 +82,116 @@ def test_damaged_caches_are_refused(tmp_path, how):
 
 
 @pytest.mark.parametrize(
-    ("file", "content"),
+    "content",
     [
-        ("manifest.json", b"[]"),
-        ("manifest.json", b"null"),
-        ("manifest.json", b"\xff\xfe"),
-        ("manifest.json", {"audio_names": None}),
-        ("manifest.json", {"audio_names": [1] * 10}),
-        ("captions.jsonl", b'{"caption": "caf\xe9"}\n' * 20),
-        ("captions.jsonl", b'{"caption": 3}\n' * 20),
-        ("captions.jsonl", b'["caption"]\n' * 20),
-        ("captions.jsonl", b"3\n" * 20),
-        ("captions.jsonl", b'{"caption": ' * 20),
-        ("captions.jsonl", b"{}\n" * 20),
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        {"shards": None},
+        {"shards": [{}]},
+        {"shards": ["shard-00000"]},
+        {"embedding_dim": 33},
     ],
 )
-def test_files_of_another_form_are_refused(tmp_path, file, content):
+def test_manifests_of_another_form_are_refused(tmp_path, content):
     make().save(tmp_path)
+    path = tmp_path / "manifest.json"
     if isinstance(content, dict):
-        content = json.dumps({**json.loads((tmp_path / file).read_text()), **content}).encode()
-    (tmp_path / file).write_bytes(content)
+        content = json.dumps({**json.loads(path.read_text()), **content}).encode()
+    path.write_bytes(content)
     with pytest.raises(DataError, match="damaged") as caught:
         EmbeddingCache.load(tmp_path)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("shard-00000.json", b"{}"),
+        ("shard-00000.json", b"[]"),
+        ("shard-00000.safetensors", b"[]"),
+        ("shard-00000.safetensors", save({"audio": torch.zeros(10, EMBEDDING_DIM)})),
+        ("shard-00000.safetensors", save({"text": torch.zeros(20, EMBEDDING_DIM)})),
+        ("shard-00000.captions.jsonl", b'{"caption": "caf\xe9"}\n' * 20),
+        ("shard-00000.captions.jsonl", b'{"caption": 3}\n' * 20),
+        ("shard-00000.captions.jsonl", b'["caption"]\n' * 20),
+        ("shard-00000.captions.jsonl", b"3\n" * 20),
+        ("shard-00000.captions.jsonl", b'{"caption": ' * 20),
+        ("shard-00000.captions.jsonl", b"{}\n" * 20),
+        ("shard-00000.captions.jsonl", b'{"caption": "x"}\n' * 19),
+    ],
+)
+def test_shards_of_another_form_are_refused(tmp_path, file, content, sealed):
+    """By their checksum; and where that was written for them, by what they lack."""
+    make().save(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    if sealed:
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        manifest["shards"][0]["sha256"][file] = hashlib.sha256(content).hexdigest()
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"damaged|differ in number") as caught:
+        EmbeddingCache.load(tmp_path)
+    assert caught.value.remedy
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.integers(0, 3))
+def test_shards_are_loaded_as_one(sizes, unpaired):
+    """Shards of any sizes, some of them empty, equal the cache of all their rows."""
+    n = sum(sizes)
+    owners = torch.cat([torch.arange(n), torch.full((unpaired,), -1)])[torch.randperm(n + unpaired)]
+    owners = torch.cat([owners, owners[:1]]) if n + unpaired else torch.tensor([-1])
+    names = [f"{k}.wav" for k in range(n)]
+    audio, text = torch.randn(n, EMBEDDING_DIM), torch.randn(len(owners), EMBEDDING_DIM)
+    with TemporaryDirectory() as folder:
+        order, first = [], 0
+        for index, size in enumerate(sizes):
+            last = index == len(sizes) - 1
+            mine = (owners >= first) & (owners < first + size) | last & (owners < 0)
+            rows = mine.nonzero()[:, 0]
+            order += rows.tolist()
+            local = torch.where(owners[rows] < 0, -1, owners[rows] - first)
+            captions = [f"caption {k}" for k in rows.tolist()]
+            part = slice(first, first + size)
+            write_shard(Path(folder), index, Shard(audio[part], text[rows], local, captions, names[part]), {})
+            first += size
+        write_manifest(Path(folder), list(complete_shards(Path(folder), {}).values()), {"clap": "abc"})
+        found = EmbeddingCache.load(folder, "abc")
+    expected = EmbeddingCache(
+        audio, text[order], owners[order], [f"caption {k}" for k in order], names, {"clap": "abc"}
+    )
+    assert found.fingerprint == expected.fingerprint
+    assert found.audio_names == expected.audio_names
+
+
+def test_saving_replaces_a_cache_of_more_shards(tmp_path):
+    for index in range(3):
+        cache = make(2)
+        shard = Shard(cache.audio, cache.text, cache.caption_audio, cache.captions, cache.audio_names)
+        write_shard(tmp_path, index, shard, {})
+    write_manifest(tmp_path, list(complete_shards(tmp_path, {}).values()), {})
+    (tmp_path / "notes.txt").write_text("mine")
+    assert len(EmbeddingCache.load(tmp_path).audio) == 6
+    cache = make()
+    cache.save(tmp_path)
+    assert EmbeddingCache.load(tmp_path).fingerprint == cache.fingerprint
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "manifest.json",
+        "notes.txt",
+        "shard-00000.captions.jsonl",
+        "shard-00000.json",
+        "shard-00000.safetensors",
+    ]
+
+
+def test_what_made_a_cache_survives_saving(tmp_path):
+    cache = make()
+    cache.manifest.update(clap="abc", failures=[{"audio": "x.wav", "reason": "gone"}], folds=[1, 2], shard_size=3)
+    cache.save(tmp_path)
+    manifest = EmbeddingCache.load(tmp_path, "abc").manifest
+    assert {key: manifest.get(key) for key in cache.manifest} == {**cache.manifest, "shard_size": None}
+    assert (manifest["recordings"], manifest["captions"], manifest["embedding_dim"]) == (10, 20, EMBEDDING_DIM)
 
 
 def test_splits_at_the_limits():
@@ -130,87 +220,3 @@ def test_fingerprint_follows_the_weights():
     clap.model.text_projection.linear1.weight.data[0, 0] += 1
     assert clap_fingerprint(clap) != before
     assert embed_captions(clap, torch.randn(1, EMBEDDING_DIM), ["a"], [["x", "y"]]).caption_audio.tolist() == [0, 0]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for k in range(3):
-        sf.write(tmp_path / f"{k}.wav", np.random.default_rng(k).uniform(-0.1, 0.1, 48_000 * (1 + 10 * k)), 48_000)
-    (tmp_path / "metadata.csv").write_text(
-        'file_name,caption\n0.wav,"Rain, falling"\n1.wav,A dog\ngone.wav,A cat\n0.wav,Drops\n2.wav,Wind\n'
-    )
-    return tmp_path
-
-
-def test_audio_folder_gathers_captions(folder):
-    rows = read_audio_folder(folder)
-    assert [(row.name, row.captions) for row in rows][:2] == [
-        ("0.wav", ("Rain, falling", "Drops")),
-        ("1.wav", ("A dog",)),
-    ]
-    (folder / "metadata.csv").unlink()
-    (folder / "metadata.jsonl").write_text('{"file_name": "0.wav", "captions": ["a", "b"]}\n')
-    assert read_audio_folder(folder)[0].captions == ("a", "b")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["file_name,caption\n", "name,caption\na.wav,b\n", "file_name,caption\na.wav,\n", "file_name,title\na.wav,b\n"],
-)
-def test_wrong_metadata_is_refused(tmp_path, text):
-    (tmp_path / "metadata.csv").write_text(text)
-    with pytest.raises(DataError):
-        read_audio_folder(tmp_path)
-    with pytest.raises(DataError, match="no metadata"):
-        read_audio_folder(tmp_path / "nowhere")
-
-
-@pytest.fixture
-def embed(pytestconfig):
-    spec = importlib.util.spec_from_file_location("embed", pytestconfig.rootpath / "examples" / "embed.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("option", "value"), [("--batch-size", "0"), ("--batch-size", "-2"), ("--batch-size", "x"), ("--device", "foo")]
-)
-def test_wrong_options_are_usage_errors(embed, tmp_path, capsys, option, value):
-    """There is no data and no CLAP here: nothing may have been looked at."""
-    with pytest.raises(SystemExit) as caught:
-        embed.main(["--data", "./no", "--clap", "./no", "--output", str(tmp_path / "out"), option, value])
-    assert caught.value.code == 2
-    assert option in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_would_fail_at_the_end_fails_at_once(embed, folder, tmp_path, capsys, monkeypatch):
-    (tmp_path / "file").write_text("")
-    assert embed.main(["--data", "./no", "--clap", "./no", "--output", str(tmp_path / "file")]) == 2
-    assert "file cannot be written" in capsys.readouterr().err
-    clap = make_clap()
-    clap.tokenizer = None
-    clap.save_pretrained(tmp_path / "clap")
-    monkeypatch.setattr(embed.ClapEncoder, "encode_audio", None)
-    arguments = ["--data", str(folder), "--clap", str(tmp_path / "clap"), "--output", str(tmp_path / "cache")]
-    assert embed.main(arguments) == 2
-    assert "has no tokenizer" in capsys.readouterr().err
-
-
-def test_embedding_a_folder(embed, folder, tmp_path, capsys):
-    clap = make_clap()
-    clap.save_pretrained(tmp_path / "clap")
-    assert (
-        embed.main(["--data", str(folder), "--clap", str(tmp_path / "clap"), "--output", str(tmp_path / "cache")]) == 1
-    )
-    assert "gone.wav: does not exist" in capsys.readouterr().err
-    cache = EmbeddingCache.load(tmp_path / "cache", clap_fingerprint(clap))
-    assert cache.audio_names == ["0.wav", "1.wav", "2.wav"]
-    assert list(cache.manifest["failures"]) == ["gone.wav"]
-    assert cache.captions == ["Rain, falling", "Drops", "A dog", "Wind"]
-    torch.testing.assert_close(cache.audio.norm(dim=1), torch.ones(3))
-    from diffusion_link_hf.audio import load_audio, split_windows
-
-    alone = clap.encode_audio(torch.from_numpy(split_windows(load_audio(folder / "0.wav"))[0].samples[None]))
-    torch.testing.assert_close(cache.audio[:1], alone, atol=1e-5, rtol=0)

@@ -1,199 +1,180 @@
 """Loading from a server that speaks the Hub's HTTP API, and what its refusals become."""
 
-import hashlib
-import http.server
-import json
-import os
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
+from hub_client import RATE, recording
+from hub_faults import ScriptedFaults
 
-from diffusion_link_hf import AudioCaptionPipeline
+from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder, DiffusionLinkPipeline
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.hub.loading import default_pipeline_folder, refuse_pickles, resolve_folder
 from factories import make_pipeline
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class HubServer(http.server.ThreadingHTTPServer):
-    """The read side of the Hub: repository info at a revision, and files with their ETag and commit."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folders: dict[str, Path] = {}
-        self.refused: dict[str, tuple[int, str]] = {"me/gated": (403, "GatedRepo"), "me/private": (401, "RepoNotFound")}
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path = self.path.split("?")[0].strip("/")
-        is_api = path.startswith("api/models/")
-        parts = path.removeprefix("api/models/").split("/")
-        repo = "/".join(parts[:2])
-        if repo in self.server.refused:
-            status, code = self.server.refused[repo]
-            return self.answer(status, b"{}", X_Error_Code=code, X_Error_Message=code)
-        folder = self.server.folders.get(repo)
-        if folder is None:
-            return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-        files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
-        if is_api:
-            revision = parts[3] if len(parts) > 3 else "main"
-            if revision not in ("main", COMMIT):
-                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
-            if len(parts) > 2 and parts[2] == "tree":
-                tree = [
-                    {"type": "file", "path": f.relative_to(folder).as_posix(), "size": f.stat().st_size, "oid": "0"}
-                    for f in files
-                ]
-                return self.answer(200, json.dumps(tree).encode(), Content_Type="application/json")
-            siblings = [{"rfilename": f.relative_to(folder).as_posix()} for f in files]
-            info = {"id": repo, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
-            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
-        file = folder / "/".join(parts[4:])
-        if not file.is_file():
-            return self.answer(404, X_Error_Code="EntryNotFound")
-        body = file.read_bytes()
-        return self.answer(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"', X_Repo_Commit=COMMIT)
-
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    server, root = HubServer(), tmp_path_factory.mktemp("hub")
-    pipe = make_pipeline()
+def root(tmp_path_factory):
+    """Folders: a whole pipeline, one that references its bases, one whose base is gated, the link alone."""
+    root, pipe = tmp_path_factory.mktemp("hub"), make_pipeline()
     pipe.save_pretrained(root / "whole")
+    DiffusionLinkPipeline(pipe.link, pipe.scheduler).save_pretrained(root / "link")
     pipe.clap.source = {"id": "me/clap", "revision": "main"}
     for name, base in (("referencing", "me/language-model"), ("on-gated", "me/gated")):
         pipe.decoder.source = {"id": base, "revision": "main"}
         pipe.save_pretrained(root / name, include_base=False)
-    server.folders = {
-        "me/whole": root / "whole",
-        "me/referencing": root / "referencing",
-        "me/on-gated": root / "on-gated",
-        "me/clap": root / "whole" / "clap",
-        "me/language-model": root / "whole" / "decoder" / "base",
-    }
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+    return root
 
 
-PROGRAM = """
-import json, sys
-import numpy as np
-from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkError
-audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48000).astype("float32")
-for repo, revision in json.loads(sys.argv[1]):
-    try:
-        pipe = AudioCaptionPipeline.from_pretrained(repo, revision=revision)
-        answer = {"captions": pipe(audio, 48000).captions, "base": pipe.decoder.source}
-    except DiffusionLinkError as error:
-        answer = {"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}
-    print(json.dumps(answer))
-"""
-
-
-def load(endpoint, cache, *requests):
-    """Answers to (repository, revision) requests, from a new process: huggingface_hub reads its endpoint at import."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    environment.pop("HF_HUB_OFFLINE", None)
-    program = [sys.executable, "-c", PROGRAM, json.dumps(requests)]
-    run = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
-    assert run.returncode == 0, run.stderr
-    return [json.loads(line) for line in run.stdout.splitlines()]
+@pytest.fixture(scope="module", autouse=True)
+def repositories(served, root):
+    for name in ("whole", "referencing", "on-gated", "link"):
+        served.add(f"me/{name}", root / name)
+    served.add("me/private", root / "whole", private=True)
+    base = root / "whole" / "decoder" / "base"
+    served.add("me/language-model", base)
+    served.add("me/gated", base, gated=True, accepted={"hf_writer"})
+    served.add("me/clap", root / "whole" / "clap")
+    served.add("me/gated-clap", root / "whole" / "clap", gated=True)
+    whole = served.repositories["models", "me/whole"]
+    whole.branches["v1/stable"] = whole.branches["main"]
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def commit(repositories, served):
+    return served.repositories["models", "me/whole"].branches["main"]
+
+
+@pytest.fixture(scope="module")
+def other_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def captions(hub):
-    audio = np.random.default_rng(0).uniform(-0.2, 0.2, 48_000).astype(np.float32)
-    return AudioCaptionPipeline.from_pretrained(hub.folders["me/whole"])(audio, 48_000).captions
+def captions(root):
+    return AudioCaptionPipeline.from_pretrained(root / "whole")(recording(), RATE).captions
+
+
+REQUESTS = {
+    "whole": {"id": "me/whole"},
+    "branch": {"id": "me/whole", "revision": "v1/stable"},
+    "commit": {"id": "me/whole", "revision": "COMMIT"},
+    "referencing": {"id": "me/referencing"},
+    "elsewhere": {"id": "me/referencing", "cache_dir": "OTHER"},
+    "private with a token": {"id": "me/private", "token": "hf_writer"},
+    "gated base, accepted": {"id": "me/on-gated", "token": "hf_writer"},
+    "link": {"loads": "DiffusionLinkPipeline", "id": "me/link"},
+    "link of a whole pipeline": {"loads": "DiffusionLinkPipeline", "id": "me/whole", "revision": "v1/stable"},
+    "clap": {"loads": "ClapEncoder", "id": "me/clap", "revision": "main"},
+    "no repository": {"id": "me/nothing"},
+    "no revision": {"id": "me/whole", "revision": "v9"},
+    "gated, no token": {"loads": "ClapEncoder", "id": "me/gated-clap"},
+    "gated, not accepted": {"loads": "ClapEncoder", "id": "me/gated-clap", "token": "hf_stranger"},
+    "gated base, no token": {"id": "me/on-gated", "cache_dir": "EMPTY"},
+    "gated base, not accepted": {"id": "me/on-gated", "token": "hf_stranger", "cache_dir": "EMPTY"},
+    "private": {"id": "me/private", "cache_dir": "EMPTY"},
+    "private of somebody else": {"id": "me/private", "token": "hf_stranger", "cache_dir": "EMPTY"},
+    "no revision of a clap": {"loads": "ClapEncoder", "id": "me/clap", "revision": "v9"},
+    "no revision of a link": {"loads": "DiffusionLinkPipeline", "id": "me/link", "revision": "v9"},
+    "no clap": {"loads": "ClapEncoder", "id": "me/nothing"},
+}
 
 
 @pytest.fixture(scope="module")
-def online(hub, cache):
+def online(client, other_cache, commit, tmp_path_factory):
     """Everything that is asked of the server, in one process."""
-    requests = [
-        ("me/whole", None),
-        ("me/whole", COMMIT),
-        ("me/referencing", None),
-        ("me/nothing", None),
-        ("me/whole", "v9"),
-        ("me/gated", None),
-        ("me/on-gated", None),
-        ("me/private", None),
-    ]
-    answers = load(f"http://127.0.0.1:{hub.server_port}", cache, *requests)
-    return dict(zip(requests, answers, strict=True))
+    stand_ins = {"COMMIT": commit, "OTHER": str(other_cache), "EMPTY": str(tmp_path_factory.mktemp("empty"))}
+    requests = [{key: stand_ins.get(value, value) for key, value in asked.items()} for asked in REQUESTS.values()]
+    return dict(zip(REQUESTS, client.ask(*requests), strict=True))
 
 
-@pytest.mark.parametrize("request_", [("me/whole", None), ("me/whole", COMMIT), ("me/referencing", None)])
+@pytest.mark.parametrize(
+    "request_",
+    ["whole", "branch", "commit", "referencing", "elsewhere", "private with a token", "gated base, accepted"],
+)
 def test_a_repository_captions_as_its_folder(online, captions, request_):
     assert online[request_].get("captions") == captions, online[request_]
 
 
-def test_a_referenced_base_is_pinned_to_its_commit(online):
+def test_bases_are_pinned_to_their_commits(online, hub):
     """A branch can move; what was loaded is what is noted, and saved again."""
-    assert online["me/referencing", None]["base"] == {"id": "me/language-model", "revision": COMMIT}
-    assert online["me/whole", None]["base"] is None
+    for part, repo in (("base", "me/language-model"), ("clap", "me/clap")):
+        commit = hub.repositories["models", repo].branches["main"]
+        assert online["referencing"][part] == {"id": repo, "revision": commit}
+        assert online["whole"][part] is None
+
+
+def test_the_link_and_clap_alone(online, root, hub):
+    link = DiffusionLinkPipeline.from_pretrained(root / "link")
+    expected = link(torch.ones(1, link.link.config.embedding_dim)).embeds.tolist()
+    assert online["link"].get("embeds") == expected, online["link"]
+    assert online["link of a whole pipeline"].get("embeds") == expected
+    clap = ClapEncoder.from_pretrained(root / "whole" / "clap")
+    assert online["clap"].get("embeds") == clap.encode_text(["rain"]).tolist(), online["clap"]
+    commit = hub.repositories["models", "me/clap"].branches["main"]
+    assert online["clap"]["source"] == {"id": "me/clap", "revision": commit}
+
+
+def test_only_the_link_is_fetched_for_the_link(hub, client, tmp_path):
+    (got,) = client.ask(REQUESTS["link of a whole pipeline"] | {"cache_dir": tmp_path})
+    assert "embeds" in got
+    assert not [request for request in hub.requests if "/clap/" in request or "/decoder/" in request]
+
+
+def test_the_cache_folder_holds_everything(online, other_cache):
+    """``cache_dir`` reaches the base models as well."""
+    kept = {path.name for path in other_cache.iterdir() if path.name.startswith("models--")}
+    assert kept == {"models--me--referencing", "models--me--language-model", "models--me--clap"}
 
 
 @pytest.mark.parametrize(
-    ("repo", "revision", "words"),
+    ("request_", "words"),
     [
-        ("me/nothing", None, "neither a folder here nor a repository"),
-        ("me/whole", "v9", "no such revision"),
-        ("me/gated", None, "Accept its licence on https://huggingface.co/me/gated"),
-        ("me/on-gated", None, "Accept its licence on https://huggingface.co/me/gated"),
-        ("me/private", None, "token"),
+        ("no repository", "neither a folder here nor a repository"),
+        ("no clap", "neither a folder here nor a repository"),
+        ("no revision", "no such revision"),
+        ("no revision of a clap", "no such revision"),
+        ("no revision of a link", "no such revision"),
+        ("gated, no token", "Accept its licence on https://huggingface.co/me/gated-clap"),
+        ("gated, not accepted", "Accept its licence on https://huggingface.co/me/gated-clap"),
+        ("gated base, no token", "Accept its licence on https://huggingface.co/me/gated "),
+        ("gated base, not accepted", "Accept its licence on https://huggingface.co/me/gated "),
+        ("private", "token"),
+        ("private of somebody else", "token"),
     ],
 )
-def test_refusals_say_what_to_do(online, repo, revision, words):
-    answer = online[repo, revision]
+def test_refusals_say_what_to_do(online, request_, words):
+    answer = online[request_]
     assert answer.get("error") == "HubAccessError", answer
     assert words in answer["text"]
     assert answer["cause"] != "NoneType"
 
 
-def test_without_a_network(online, captions, cache):
-    """What was fetched once still captions; the rest is a typed error. Nothing listens on the discard port."""
-    known, unknown = load("http://127.0.0.1:9", cache, ("me/referencing", None), ("me/other", None))
+def test_without_a_network(online, captions, hub, client):
+    """What was fetched once still captions; the rest is a typed error."""
+    with hub.away():
+        known, unknown = client.ask({"id": "me/referencing"}, {"id": "me/other"})
     assert known.get("captions") == captions, known
     assert unknown.get("error") == "HubAccessError", unknown
     assert "Go online once" in unknown["text"]
+
+
+def test_local_files_only_asks_nobody(online, captions, hub, client, other_cache):
+    """Neither for the pipeline nor for its bases, nor for one that was never fetched."""
+    wanted = [{"id": "me/referencing"}, {"id": "me/on-gated", "cache_dir": other_cache}]
+    known, unknown = client.ask(*(request | {"local_files_only": True} for request in wanted))
+    assert known.get("captions") == captions, known
+    assert "Go online once" in unknown["text"]
+    assert hub.requests == []
+
+
+def test_a_token_without_the_right_and_a_rate_limit_are_not_called_offline(hub, client, tmp_path):
+    hub.faults = ScriptedFaults.on("GET /api/models/me/whole", "forbidden", *["rate"] * 6)
+    forbidden, limited = client.ask(*[{"id": "me/whole", "cache_dir": tmp_path}] * 2)
+    assert forbidden["error"] == limited["error"] == "HubAccessError"
+    assert "rights" in forbidden["text"], forbidden
+    assert "429" in limited["text"], limited
+    assert "later" in limited["text"]
 
 
 def test_folders_and_names(tmp_path, monkeypatch):

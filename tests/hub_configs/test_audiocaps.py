@@ -79,3 +79,13 @@ def test_recipes_are_the_papers(case):
     )
     assert decoder.projector == {"num_prefix_tokens": tokens, "num_layers": layers}
     assert bool(decoder.instruction) == (mode == "text_only")
+
+
+def test_recipes_fit_the_full_size(case):
+    """The frozen base in 16 bits, float32 adapters, and a reference to the base rather than a copy of it."""
+    decoder = load_recipe(case[0] / "decoder.yaml")
+    assert (decoder.mixed_precision, decoder.base_dtype, decoder.include_base) == ("bf16", "bfloat16", False)
+    assert decoder.bucket_batches > 1
+    assert (decoder.keep, decoder.patience, decoder.validate_metric) == ("last", 0, "loss")  # as in the paper
+    four_bit = load_recipe(case[0] / "decoder.yaml", ["load_in_4bit=true", "gradient_checkpointing=true"])
+    assert four_bit.load_in_4bit

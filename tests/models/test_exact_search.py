@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from diffusion_link_hf.models.exact_search import GROUP, ScreenedSearch, search_in_blocks
+from diffusion_link_hf.models.exact_search import PACK_ROWS, ScreenedSearch, search_in_blocks
+
+GROUP = 64  # rows; packs hold few of them here
 
 
 def brute_force(memory, queries, k):
@@ -25,7 +27,13 @@ def make_memory(kind: str, rows: int, width: int, generator: torch.Generator) ->
     return torch.nn.functional.normalize(memory, dim=1)
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.fixture
+def few_to_a_pack(monkeypatch):
+    """Several packs even in small memories."""
+    monkeypatch.setattr("diffusion_link_hf.models.exact_search.PACK_ROWS", 4 * GROUP)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["gaussian", "clustered", "one large coordinate"]),
     rows=st.integers(GROUP * 8, 3000),
@@ -33,7 +41,7 @@ def make_memory(kind: str, rows: int, width: int, generator: torch.Generator) ->
     batch=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
-def test_equals_a_full_sort(kind, rows, k, batch, seed):
+def test_equals_a_full_sort(few_to_a_pack, kind, rows, k, batch, seed):
     generator = torch.Generator().manual_seed(seed)
     memory = make_memory(kind, rows, 48, generator)
     queries = torch.nn.functional.normalize(torch.randn(batch, 48, generator=generator), dim=1)
@@ -46,8 +54,7 @@ def test_equals_a_full_sort(kind, rows, k, batch, seed):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_several_packs(monkeypatch, dtype):
-    monkeypatch.setattr("diffusion_link_hf.models.exact_search.PACK_ROWS", 4 * GROUP)
+def test_several_packs(few_to_a_pack, dtype):
     generator = torch.Generator().manual_seed(0)
     memory = make_memory("gaussian", 21 * GROUP + 5, 32, generator).to(dtype)
     queries = torch.randn(6, 32, generator=generator)  # of norms far from one
@@ -89,7 +96,14 @@ def test_an_index_belongs_to_its_memory():
     assert not search.is_of(memory)
 
 
-def test_the_rounding_of_the_memory_is_in_the_bound():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_index_is_small_against_its_memory(dtype):
+    memory = torch.nn.functional.normalize(torch.randn(200_000, 8), dim=1).to(dtype)
+    packed = sum(min(PACK_ROWS, len(memory) - start) for start, *_ in ScreenedSearch(memory)._packs)
+    assert 0.15 < packed / (len(memory) * memory.element_size()) < 0.2
+
+
+def test_the_rounding_of_the_memory_is_in_the_bound(few_to_a_pack):
     """One-hot queries survive 7 bits, so that only the memory's rounding can lose a row."""
     memory = torch.nn.functional.normalize(torch.randn(2000, 32, generator=torch.Generator().manual_seed(0)), dim=1)
     memory[:, 0] = 0.1 + 1e-5 * torch.randperm(2000, generator=torch.Generator().manual_seed(1))

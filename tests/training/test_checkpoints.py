@@ -1,6 +1,8 @@
 """Checkpoints: what they belong to is compared field by field, and damage is a typed error."""
 
 import json
+import os
+import resource
 
 import pytest
 import torch
@@ -102,3 +104,44 @@ def test_folders_are_known_by_their_content(tmp_path):
     assert folder_fingerprint(tmp_path / "b") != first
     (tmp_path / "a" / "w.safetensors").write_bytes(b"2")
     assert folder_fingerprint(tmp_path / "a") != first
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(saved):
+    """Really written past a limit of the system, which fails in the middle of a file as a full disk does."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
+    try:
+        with pytest.raises(DataError, match="cannot be written") as caught:
+            save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, WHO, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert "step-00000030" in caught.value.item
+    assert "previous checkpoint" in caught.value.remedy
+    assert sorted(path.name for path in saved.iterdir()) == ["step-00000010", "step-00000020"]
+    assert load_checkpoint(saved, WHO)[0] == 20
+    save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, WHO, keep=1)
+    assert load_checkpoint(saved, WHO)[0] == 30
+
+
+def test_a_torn_checkpoint_is_never_loaded(saved, monkeypatch):
+    """Whatever call the process dies in, the newest whole checkpoint is found, and the rest goes with the next one."""
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    for call in ("fsync", "replace"):
+        monkeypatch.setattr(os, call, dies)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(saved, 30, {"weights": torch.arange(30)}, WHO, keep=2)
+        monkeypatch.undo()
+        assert (saved / ".writing-00000030").is_dir()
+        assert load_checkpoint(saved, WHO)[0] == 20
+    save_checkpoint(saved, 40, {}, WHO, keep=2)
+    assert sorted(path.name for path in saved.iterdir()) == ["step-00000020", "step-00000040"]
+
+
+def test_what_touches_the_result_is_compared():
+    """How often a run validates matters to the weights only where a validation chooses them."""
+    for changes, matters in (({}, False), ({"keep": "best"}, True), ({"patience": 2}, True)):
+        recipes = [identity({**RECIPE, **changes, "validate_every": every, "log_every": every}) for every in (5, 6)]
+        assert (recipes[0] != recipes[1]) == matters

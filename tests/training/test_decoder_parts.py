@@ -206,7 +206,7 @@ def test_c3_ends_in_a_pipeline(room, tmp_path):
 
 def test_nothing_held_out_and_no_audio(room, tmp_path):
     recipe = arguments(room, tmp_path / "out", clap=None, validation_fraction=0)
-    assert train_decoder(recipe) == {}
+    assert "loss" not in train_decoder(recipe)
     cache = make_cache(6)
     cache.audio, cache.audio_names = cache.audio[:1], cache.audio_names[:1]
     cache.caption_audio = torch.tensor([0, -1, -1, -1, -1, -1])

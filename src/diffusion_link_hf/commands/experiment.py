@@ -1,4 +1,4 @@
-"""What ``gap`` and ``sweep`` share: their data options, the split by recording, and the fitting of bridges."""
+"""What ``gap``, ``sweep`` and ``evaluate`` share: data options, the split by recording, and the fitting of bridges."""
 
 import argparse
 import json
@@ -136,7 +136,6 @@ def fit_bridges(args: argparse.Namespace, methods: Sequence[str | Variant], trai
         DiffusionLinkError: see `train_bridge`.
     """
     from ..analysis.evaluation import FittedBridge
-    from ..training.bridge_trainer import train_bridge
 
     fitted, trained = [], {}
     with bridge_folder(args) as folder:
@@ -146,19 +145,30 @@ def fit_bridges(args: argparse.Namespace, methods: Sequence[str | Variant], trai
                 if key not in trained:
                     output = folder / folder_name(variant.name) / f"seed{seed}"
                     say(args, f"fitting {variant.name}, seed {seed}")
-                    bridge = train_bridge(
-                        variant.method,
-                        train,
-                        output,
-                        seed=seed,
-                        validation_fraction=0.0,  # nothing is chosen on it; what is held out is held out before
-                        progress=not args.quiet and sys.stderr.isatty(),
-                        **{**training_recipe(args), **variant.train},
-                    )
-                    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-                    trained[key] = bridge, seed, metrics["steps"], metrics["seconds"]
+                    trained[key] = fit_bridge(args, variant.method, seed, train, output, **variant.train)
                 fitted.append(FittedBridge(variant.name, *trained[key], variant.sample, variant.train))
     return fitted
+
+
+def fit_bridge(args: argparse.Namespace, method: str, seed: int, train, output: Path, **changes) -> tuple:
+    """One bridge with the budget that all share, but for ``changes``: (bridge, seed, steps, seconds).
+
+    Raises:
+        DiffusionLinkError: see `train_bridge`.
+    """
+    from ..training.bridge_trainer import train_bridge
+
+    bridge = train_bridge(
+        method,
+        train,
+        output,
+        seed=seed,
+        validation_fraction=0.0,  # nothing is chosen on it; what is held out is held out before
+        progress=not args.quiet and sys.stderr.isatty(),
+        **{**training_recipe(args), **changes},
+    )
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    return bridge, seed, metrics["steps"], metrics["seconds"]
 
 
 def folder_name(name: str) -> str:

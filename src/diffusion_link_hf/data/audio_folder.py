@@ -1,75 +1,45 @@
-"""A folder of recordings with a metadata file of their captions, as rows."""
+"""Own recordings: a folder with metadata.csv or metadata.jsonl, in the format of the Hub's ``audiofolder``."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import os
+
+import pyarrow as pa
 
 from ..errors import DataError
+from .caption_builder import CaptionedAudioBuilder, with_paths
+from .caption_table import caption_column, gather_captions, read_csv, read_json_lines, require_columns
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
-@dataclass(frozen=True)
-class CaptionedAudio:
-    """One recording.
+class AudioFolder(CaptionedAudioBuilder):
+    """``file_name`` (relative to the metadata) with ``caption``, or ``captions`` (a list, in JSON).
 
-    Attributes:
-        name: its file name in the metadata.
-        path: where it should be; whether it is there and can be read shows when it is loaded.
-        captions: at least one.
+    Rows of one file are its several captions. ``data_dir`` holds the metadata itself, which is the split "train", or a
+    folder with metadata for each split.
     """
 
-    name: str
-    path: Path
-    captions: tuple[str, ...]
+    @staticmethod
+    def find_files(folder: str) -> dict[str, str]:
+        own = _metadata(folder)
+        if own:
+            return {"train": own}
+        with os.scandir(folder) as entries:
+            folders = sorted((entry.name, entry.path) for entry in entries if entry.is_dir())
+        found = {name: _metadata(path) for name, path in folders}
+        return {name: file for name, file in found.items() if file}
+
+    def read_clips(self, split: str) -> pa.Table:
+        path = self.caption_file(split)
+        rows = read_json_lines(path) if path.endswith(".jsonl") else read_csv(path)
+        require_columns(rows.column_names, ("file_name",), path)
+        if rows["file_name"].type != pa.string():
+            raise DataError(path, f"has a column file_name of {rows['file_name'].type}", "Name the files in text")
+        clips = gather_captions(rows["file_name"], caption_column(rows, path), lambda k: f"{path}, row {k + 1}")
+        return with_paths(clips, self.config.audio or os.path.dirname(path))
 
 
-def read_audio_folder(folder: str | Path) -> list[CaptionedAudio]:
-    """Rows of ``folder/metadata.csv`` or ``metadata.jsonl``, in the format of the Hub's ``audiofolder``.
-
-    The file has a column ``file_name`` (relative to the folder) and either ``caption`` (rows of one file are its
-    several captions) or, in JSON, ``captions`` (a list).
-
-    Raises:
-        DataError: no metadata file or several, no such column, an empty caption, or no row.
-    """
-    folder = Path(folder)
-    found = [folder / name for name in METADATA if (folder / name).is_file()]
-    if len(found) != 1:
-        have = "both" if found else "no"
-        raise DataError(
-            folder,
-            f"has {have} {' and '.join(METADATA)}",
-            "Provide one of them: file_name and caption of each recording",
-        )
-    captions: dict[str, list[str]] = {}
-    for number, row in enumerate(_rows(found[0]), start=1):
-        where = f"{found[0]}, row {number}"
-        if not isinstance(row.get("file_name"), str):
-            raise DataError(
-                where, f"has the columns {', '.join(map(str, row))} and no file_name", "Name the recording in file_name"
-            )
-        texts = row.get("captions") if row.get("captions") is not None else [row.get("caption")]
-        if (
-            not isinstance(texts, list)
-            or not texts
-            or not all(isinstance(text, str) and text.strip() for text in texts)
-        ):
-            raise DataError(
-                where, f"has no caption for {row['file_name']}", "Give caption (text) or captions (a list of texts)"
-            )
-        captions.setdefault(row["file_name"], []).extend(text.strip() for text in texts)
-    if not captions:
-        raise DataError(found[0], "has no rows", "Name at least one recording")
-    return [CaptionedAudio(name, folder / name, tuple(texts)) for name, texts in captions.items()]
-
-
-def _rows(path: Path) -> Iterator[dict]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    kind = "json" if path.suffix == ".jsonl" else "csv"
-    try:
-        yield from load_dataset(kind, data_files=str(path), split="train", streaming=True)
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise DataError(path, f"cannot be read ({error})", f"It must be valid {kind}") from error
+def _metadata(folder: str) -> str | None:
+    found = [path for path in (os.path.join(folder, name) for name in METADATA) if os.path.isfile(path)]
+    if len(found) > 1:
+        raise DataError(folder, f"has both {' and '.join(METADATA)}", "Keep one of them")
+    return found[0] if found else None

@@ -1,20 +1,24 @@
 """The embedding cache: a data set embedded once by a frozen CLAP, which is all that training reads."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from ..errors import DataError
-
-FORMAT = "diffusion-link embedding cache 1"
-MANIFEST, EMBEDDINGS, CAPTIONS = "manifest.json", "embeddings.safetensors", "captions.jsonl"
+from .embedding_shards import (
+    AGAIN,
+    Shard,
+    complete_shards,
+    read_manifest,
+    read_shard,
+    remove_cache,
+    write_manifest,
+    write_shard,
+)
 
 
 @dataclass
@@ -114,68 +118,63 @@ class EmbeddingCache:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the cache; the manifest comes last, so that an interrupted writing is never taken for a cache."""
+        """Write the cache as one shard, in place of a cache that is there.
+
+        The manifest comes last, so that an interrupted writing is never taken for a cache.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
-        tensors = {"audio": self.audio, "text": self.text, "caption_audio": self.caption_audio}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / EMBEDDINGS)
-        with open(folder / CAPTIONS, "w", encoding="utf-8") as file:
-            for caption, owner in zip(self.captions, self.caption_audio.tolist(), strict=True):
-                file.write(
-                    json.dumps({"caption": caption, "audio": self.audio_names[owner] if owner >= 0 else None}) + "\n"
-                )
-        manifest = {
-            **self.manifest,
-            "format": FORMAT,
-            "audio_names": self.audio_names,
-            "embedding_dim": self.embedding_dim,
-            "recordings": len(self.audio),
-            "captions": len(self.text),
-            "fingerprint": self.fingerprint,
-        }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        remove_cache(folder)
+        # It is no longer what an embedding with this shard size makes, which must not go on here.
+        about = {key: value for key, value in self.manifest.items() if key != "shard_size"}
+        shard = Shard(
+            self.audio,
+            self.text,
+            self.caption_audio,
+            self.captions,
+            self.audio_names,
+            self.manifest.get("failures", []),
+        )
+        made_by = {"clap": about.get("clap")}
+        write_shard(folder, 0, shard, made_by)
+        write_manifest(folder, list(complete_shards(folder, made_by).values()), about)
 
     @classmethod
     def load(cls, folder: str | Path, clap_fingerprint: str | None = None) -> "EmbeddingCache":
-        """Read a cache.
+        """Read a whole cache, of any number of shards, into memory.
 
         Args:
             clap_fingerprint: of the CLAP that must have made it, if that matters.
 
         Raises:
-            DataError: missing, damaged, of another format, or made by another CLAP.
+            DataError: missing, unfinished, damaged, of another format, or made by another CLAP.
         """
         folder = Path(folder)
-        if not (folder / MANIFEST).is_file():
-            raise DataError(folder, "holds no embedding cache", "Make one with examples/embed.py, or check the path")
+        manifest = read_manifest(folder)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict):
-                raise TypeError(f"{MANIFEST} holds a {type(manifest).__name__}")
-            if manifest.get("format") != FORMAT:
-                raise DataError(
-                    folder, f"has the format {manifest.get('format')!r}, expected {FORMAT!r}", "Make the cache again"
-                )
-            tensors = load_file(folder / EMBEDDINGS)
-            with open(folder / CAPTIONS, encoding="utf-8") as file:
-                captions = [json.loads(line)["caption"] for line in file]
-            if not all(isinstance(text, str) for text in (*captions, *manifest["audio_names"])):
-                raise TypeError("a caption or a recording's name is no text")
-            cache = cls(
-                tensors["audio"].float(),
-                tensors["text"].float(),
-                tensors["caption_audio"],
-                captions,
-                manifest["audio_names"],
-                manifest,
-            )
-        except DataError:
-            raise
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise DataError(folder, f"is damaged ({error!r})", "Make the cache again") from error
-        if cache.fingerprint != manifest.get("fingerprint"):
-            raise DataError(folder, "its contents do not match its manifest", "Make the cache again")
+            entries = manifest["shards"]
+            width = manifest["embedding_dim"]
+            audio = torch.empty(sum(entry["recordings"] for entry in entries), width)
+            text = torch.empty(sum(entry["captions"] for entry in entries), width)
+            caption_audio = torch.empty(len(text), dtype=torch.long)
+            captions, names = [], []
+            for entry in entries:
+                shard = read_shard(folder, entry)
+                recordings = slice(len(names), len(names) + len(shard.audio))
+                rows = slice(len(captions), len(captions) + len(shard.text))
+                audio[recordings], text[rows] = shard.audio, shard.text
+                owners = shard.caption_audio
+                caption_audio[rows] = torch.where(owners < 0, owners, owners + len(names))
+                captions += shard.captions
+                names += shard.audio_names
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(folder, f"is damaged ({error!r})", AGAIN) from error
+        cache = cls(audio, text, caption_audio, captions, names, manifest)
         made_by = manifest.get("clap")
         if clap_fingerprint is not None and made_by != clap_fingerprint:
             raise DataError(

@@ -118,15 +118,22 @@ def download_snapshot(
             "Check the name; a private repository needs token=",
         ) from error
     except LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and refused
+            raise refusal(where, error.__cause__) from error
         raise HubAccessError(
             where, "is not in the local cache and the Hub cannot be reached", "Go online once, or name a local folder"
         ) from error
     except HfHubHTTPError as error:
-        refused = error.response is not None and error.response.status_code in (401, 403)
-        remedy = "Check the token (hf auth login) and its rights" if refused else "Try again later"
-        raise HubAccessError(where, f"cannot be fetched ({error})", remedy) from error
+        raise refusal(where, error) from error
     except Exception as error:  # the HTTP library below the client raises its own, and differs by the client's version
         raise HubAccessError(where, f"cannot be fetched ({error})", "Check the network and try again") from error
+
+
+def refusal(where: str, error: Exception) -> HubAccessError:
+    """The typed error for a ``HfHubHTTPError`` that says nothing more special than its status."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    remedy = "Check the token (hf auth login) and its rights" if status in (401, 403) else "Try again later"
+    return HubAccessError(where, f"cannot be had: the Hub answers {status} ({error})", remedy)
 
 
 def pinned_source(repo_id: str, revision: str | None, folder: Path) -> dict[str, str | None]:

@@ -1,6 +1,7 @@
 """All metrics by name, what each needs, and `score_captions`, which computes several with shared work."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from os import PathLike
 
@@ -47,9 +48,10 @@ class Metric:
         scores: names of its corpus scores.
         compute: the computation, from the captions, the results of ``parts``, and the options.
         check: raises MetricDependencyError if something is not installed, before any work is done.
-        parts: families that it is made of.
         description: one line, with the range.
         citation: the paper.
+        parts: families that it is made of.
+        own_process: whether a program outside of Python does the work, so that others can be computed meanwhile.
     """
 
     scores: tuple[str, ...]
@@ -58,6 +60,7 @@ class Metric:
     description: str
     citation: str
     parts: tuple[str, ...] = field(default=())
+    own_process: bool = False
 
 
 def _tokenizer(options: ScoreOptions) -> None:
@@ -85,6 +88,7 @@ METRICS: dict[str, Metric] = {
         lambda options: (_tokenizer(options), meteor.check_meteor()),
         "METEOR 1.5, in [0, 1]; aligned words, stems, synonyms and paraphrases",
         "Denkowski and Lavie, 2014, https://aclanthology.org/W14-3348",
+        own_process=True,
     ),
     "cider_d": Metric(
         ("cider_d",),
@@ -99,6 +103,7 @@ METRICS: dict[str, Metric] = {
         lambda options: (_tokenizer(options), spice.check_spice()),
         "SPICE, in [0, 1]; F-score of the tuples of scene graphs",
         "Anderson et al., 2016, https://arxiv.org/abs/1607.08822",
+        own_process=True,
     ),
     "spider": Metric(
         ("spider",),
@@ -199,9 +204,7 @@ def score_captions(
         METRICS[family].check(settings)
     if "cider_d" in needed:
         cider_d.check_rows(captions)
-    done: dict[str, CaptionScores] = {}
-    for family in needed:
-        done[family] = METRICS[family].compute(captions, done, settings)
+    done = _compute(needed, captions, settings)
     return CaptionScores(
         {score: done[family].corpus[score] for score, family in wanted.items()},
         {
@@ -210,6 +213,22 @@ def score_captions(
             if score in done[family].per_caption
         },
     )
+
+
+def _compute(families: Sequence[str], captions: Captions, settings: ScoreOptions) -> dict[str, CaptionScores]:
+    """The results of ``families``, which holds parts before what is made of them."""
+    outside = [family for family in families if METRICS[family].own_process]
+    done: dict[str, CaptionScores] = {}
+    with ThreadPoolExecutor(max(len(outside), 1)) as pool:
+        if outside:
+            captions.tokens  # noqa: B018 - once, before several threads ask for them
+        running = {family: pool.submit(METRICS[family].compute, captions, {}, settings) for family in outside}
+        for family in sorted(families, key=lambda family: bool(METRICS[family].own_process or METRICS[family].parts)):
+            if family in running:
+                done[family] = running[family].result()
+            else:
+                done[family] = METRICS[family].compute(captions, done, settings)
+    return done
 
 
 def _captions(candidates: Sequence[str] | Captions, references: Sequence[Sequence[str]] | None) -> Captions:

@@ -1,5 +1,6 @@
 """The bridge interface: an embedding of either modality in, a text-like embedding out."""
 
+import functools
 import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -225,6 +226,8 @@ class BridgeModel(StrictModel):
         num_inference_steps: int | None,
         add_noise: bool | None,
         before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        prepare: Callable[[list[int]], None] | None = None,
+        rows_at_a_time: int | None = None,
     ) -> torch.Tensor:
         """`_bridge` of the shallow diffusion bridges: normalise, noise to s* where wanted, DDIM to the clean sample.
 
@@ -233,8 +236,10 @@ class BridgeModel(StrictModel):
         Args:
             predict, before_step: see `sampling.ddim_sample`.
             noise_timestep: s*; the other options are those of `bridge`, by default the configuration's.
+            prepare: is told the timesteps before ``predict`` is called with the first of them.
+            rows_at_a_time: how many rows ``predict`` gets at most; by default all.
         """
-        scheduler = scheduler or make_scheduler()
+        scheduler = scheduler or _default_scheduler()
         check_scheduler(scheduler)
         timesteps = shallow_timesteps(
             noise_timestep,
@@ -245,7 +250,10 @@ class BridgeModel(StrictModel):
         if self.config.add_noise if add_noise is None else add_noise:
             epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
             state = noised(state, epsilon, timesteps[0], scheduler)
-        return ddim_sample(predict, state, scheduler, timesteps, before_step)
+        if prepare is not None:
+            prepare(timesteps)
+        parts = state.split(rows_at_a_time or max(len(state), 1))
+        return torch.cat([ddim_sample(predict, part, scheduler, timesteps, before_step) for part in parts])
 
     def draw_noise(
         self,
@@ -311,13 +319,25 @@ def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Eval mode for a while; afterwards each submodule is in its own mode again."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    training, waiting = [], [module]
+    while waiting:  # `modules()` also makes names, which takes longer than bridging a row
+        part = waiting.pop()
+        waiting += part.children() if part._modules else ()
+        if part.training:
+            training.append(part)
+    for part in training:
+        part.training = False
     try:
         yield
     finally:
         for part in training:
             part.training = True
+
+
+@functools.cache
+def _default_scheduler() -> DDIMScheduler:
+    """One for all calls, which only read it: to make one takes longer than to bridge a row."""
+    return make_scheduler()
 
 
 def distinct_rows(rows: torch.Tensor, group: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,9 @@ from ..errors import InputError
 from ..sampling import shallow_timesteps
 from .bridge import BridgeModel
 
+# Rows that take all steps together on a CPU: between two layers they stay in its cache.
+ROWS_AT_A_TIME = 256
+
 
 @dataclass
 class DiffusionLinkModelOutput(BaseOutput):
@@ -41,7 +44,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """(B, W), (B, T) or (1, T) → (B, W)."""
-        return x + self.out_layers(self.in_layers(x) + self.time_layers(t))
+        return self.shifted(x, self.time_layers(t))
+
+    def shifted(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """The same with the timestep's part ``time_layers(t)`` at hand. (B, W), (B, W) or (1, W) → (B, W)."""
+        hidden = self.in_layers(x)
+        hidden += shift  # in place, here and below: no gradient needs what a Linear returned
+        change = self.out_layers(hidden)
+        change += x
+        return change
 
 
 class DiffusionLinkModel(BridgeModel):
@@ -109,12 +120,8 @@ class DiffusionLinkModel(BridgeModel):
             timestep: s, 0 to 999: one for all rows, or (B,).
             return_dict: whether to return an output object or a tuple.
         """
-        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        angles = get_timestep_embedding(
-            timesteps, self.config.time_embed_dim, flip_sin_to_cos=True, downscale_freq_shift=0
-        )
         x = self.proj_in(sample)
-        t = self.time_embed(angles.to(x.dtype))  # (B, T), or (1, T) when all rows share a timestep
+        t = self._embed_time(timestep, x)  # (B, T), or (1, T) when all rows share a timestep
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x, t)
@@ -123,9 +130,34 @@ class DiffusionLinkModel(BridgeModel):
         x = self.proj_out(x)
         return DiffusionLinkModelOutput(sample=x) if return_dict else (x,)
 
+    def _embed_time(self, timestep: torch.Tensor | int | list[int], like: torch.Tensor) -> torch.Tensor:
+        """One or several timesteps → (S, T) on the device and in the dtype of ``like``."""
+        angles = get_timestep_embedding(
+            torch.as_tensor(timestep, device=like.device).reshape(-1),
+            self.config.time_embed_dim,
+            flip_sin_to_cos=True,
+            downscale_freq_shift=0,
+        )
+        return self.time_embed(angles.to(like.dtype))
+
     def _bridge(self, embeds, modality, *, noise_timestep, **options):
+        # `forward`, with what depends on the timestep alone computed for the whole grid at once.
+        dtype = self.proj_in.weight.dtype
+        shifts: dict[int, list[torch.Tensor]] = {}  # (1, W) of each block
+
+        def prepare(timesteps: list[int]) -> None:
+            t = self._embed_time(timesteps, embeds.new_empty(0, dtype=dtype))
+            by_block = [block.time_layers(t).split(1) for block in self.blocks]
+            shifts.update(zip(timesteps, zip(*by_block, strict=True), strict=True))
+
         def predict(state: torch.Tensor, timestep: int) -> torch.Tensor:
-            return self(state.to(self.dtype), timestep, return_dict=False)[0]
+            x = self.proj_in(state.to(dtype))
+            for block, shift in zip(self.blocks, shifts[timestep], strict=True):
+                x = block.shifted(x, shift)
+            return self.proj_out(x)
 
         start = self.config.noise_timestep if noise_timestep is None else noise_timestep
-        return self._denoise(predict, embeds, modality, noise_timestep=start, **options)
+        rows = ROWS_AT_A_TIME if embeds.device.type == "cpu" else None
+        return self._denoise(
+            predict, embeds, modality, noise_timestep=start, prepare=prepare, rows_at_a_time=rows, **options
+        )

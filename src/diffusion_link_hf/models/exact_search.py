@@ -1,13 +1,13 @@
-"""Exact search for the most similar rows of a large memory: in blocks, or screened in 8 bits first."""
+"""Exact search for the most similar rows of a large memory: in blocks, or most of them screened in 8 bits first."""
 
 import warnings
 
 import torch
-from torch.nn import functional as F
 
 BLOCK_ROWS = 4096  # rows at a time: 8 MB of float32 at D = 512, and scores that stay in the cache
-PACK_ROWS = 49_152  # rows packed together, a multiple of GROUP
-GROUP = 64  # neighbouring rows that share a maximum
+PACK_ROWS = 8192  # rows packed together
+INDEX_SHARE = 0.18  # of the memory's size, at most, for its packed rows
+MANY = 2  # candidates for each place among the best before a tighter bound is worth a selection
 ROUNDING = 1e-5  # of float32 products of unit rows, generously
 
 
@@ -19,26 +19,19 @@ def search_in_blocks(memory: torch.Tensor, queries: torch.Tensor, k: int) -> tup
         queries: (B, D); their dtype is that of the computation.
         k: 1 to M.
     """
-    best = queries.new_empty(len(queries), 0)
-    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, len(memory), BLOCK_ROWS):
-        scores = queries @ memory[start : start + BLOCK_ROWS].to(queries.dtype).T
-        # Later blocks rarely hold a row that is better than the k found so far, and then need no selection.
-        if best.shape[1] == k and not (scores.amax(1) > best[:, -1]).any():
-            continue
-        found, where = scores.topk(min(k, scores.shape[1]), dim=1)
-        best, order = torch.cat([best, found], 1).topk(min(k, best.shape[1] + found.shape[1]), dim=1)
-        index = torch.cat([index, where + start], 1).gather(1, order)
-    return best, index
+    found = _Best(queries, k)
+    found.look_through(memory, 0, len(memory))
+    return found.products, found.index
 
 
 class ScreenedSearch:
     """The same result a few times faster on a CPU: 8-bit products first, exact ones for the rows that may matter.
 
     Rows and queries are rounded to 8 and 7 bits, q = q̂ + δ, m = m̂ + ρ. By Cauchy–Schwarz
-    |q·m − q̂·m̂| ≤ ‖q‖·‖ρ‖ + ‖δ‖·‖m̂‖ =: slack. The k rows that seem best are computed exactly; their worst product is
-    a lower bound t of the k-th best, so only rows with q̂·m̂ ≥ t − slack can belong to the result, and those are computed
-    exactly too. The bound holds for any data; only the time depends on them.
+    |q·m − q̂·m̂| ≤ ‖q‖·‖ρ‖ + ‖δ‖·‖m̂‖ =: slack. With t the k-th best product found so far, only rows with
+    q̂·m̂ ≥ t − slack can belong to the result, and those are computed exactly. The bound holds for any data; only the
+    time depends on them. So that the index takes no more than ``INDEX_SHARE`` of the memory, one stretch of rows is
+    computed exactly before each packed one; being spread over the memory, they also make t a tight bound early on.
 
     Args:
         memory: (M, D) floats on the CPU, rows of norm about one. It is not copied; an index belongs to these values.
@@ -47,15 +40,13 @@ class ScreenedSearch:
     def __init__(self, memory: torch.Tensor):
         self.memory = memory
         self._version = memory._version
-        self._packs = []
-        residual, length = [], []
-        for start in range(0, len(memory), PACK_ROWS):
+        share = min(INDEX_SHARE * memory.element_size(), 0.75)  # of the rows
+        self._exact_rows = round(PACK_ROWS * (1 / share - 1))
+        self._packs = []  # (first row, packed rows, bound of ‖ρ‖, bound of ‖m̂‖)
+        for start in range(self._exact_rows, len(memory), self._exact_rows + PACK_ROWS):
             rows = memory[start : start + PACK_ROWS].float()
             pack, rounded = _pack(rows)
-            self._packs.append(pack)
-            residual.append((rows - rounded).norm(dim=1).max())
-            length.append(rounded.norm(dim=1).max())
-        self._residual, self._length = torch.stack(residual).max(), torch.stack(length).max()
+            self._packs.append((start, pack, (rows - rounded).norm(dim=1).max(), rounded.norm(dim=1).max()))
         self._identity, _ = _pack(torch.eye(memory.shape[1]))
 
     @staticmethod
@@ -78,33 +69,78 @@ class ScreenedSearch:
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As `search_in_blocks`, for float32 ``queries``."""
-        if k > len(self.memory) // GROUP:  # fewer groups than results: no room to screen
+        if k > min(self._exact_rows, len(self.memory)):  # nothing could be screened before the first packed rows
             return search_in_blocks(self.memory, queries, k)
-        batch = len(queries)
         # The kernel rounds the queries itself; against the identity it shows what it made of them.
         delta = (queries - _multiply(queries, self._identity)).norm(dim=1)
-        slack = queries.norm(dim=1) * (self._residual + ROUNDING) + delta * self._length
-        screened = [_multiply(queries, pack) for pack in self._packs]
-        short = -screened[-1].shape[1] % GROUP
-        screened[-1] = F.pad(screened[-1], (0, short), value=-torch.inf)
-        screened = [scores.view(batch, -1, GROUP) for scores in screened]
-        peaks = [scores.amax(2) for scores in screened]  # (B, groups) each
-        sizes = [peak.shape[1] for peak in peaks]
-        # The best row of each of the k best groups: k different rows.
-        groups = torch.cat(peaks, 1).topk(k, dim=1).indices
-        seeds = _first_best(screened, sizes, torch.arange(batch).repeat_interleave(k), groups.flatten()).view(batch, k)
-        bound = torch.stack([self._products(q, rows).amin() for q, rows in zip(queries, seeds, strict=True)]) - slack
-        who, where = _at_least(screened, peaks, sizes, bound)
-        best, index = queries.new_empty(batch, k), torch.empty(batch, k, dtype=torch.long)
-        for b, query in enumerate(queries):
-            rows = where[who == b]
-            best[b], order = self._products(query, rows).topk(k)
-            index[b] = rows[order]
-        return best, index
+        length = queries.norm(dim=1)
+        found = _Best(queries, k)
+        done = 0
+        for start, pack, residual, longest in self._packs:
+            found.look_through(self.memory, done, start)
+            screened = _multiply(queries, pack)
+            slack = length * (residual + ROUNDING) + delta * longest
+            who, where = self._candidates(screened, found, slack)
+            if len(who) > MANY * k * len(queries):  # a loose bound, as of a first pack: tighten it by what seems best
+                best = screened.topk(min(k, screened.shape[1]), dim=1).indices
+                who = torch.arange(len(queries)).repeat_interleave(best.shape[1])
+                self._take(found, who, best.flatten(), start)
+                screened.scatter_(1, best, -torch.inf)
+                who, where = self._candidates(screened, found, slack)
+            self._take(found, who, where, start)
+            done = start + screened.shape[1]
+        found.look_through(self.memory, done, len(self.memory))
+        return found.products, found.index
 
-    def _products(self, query: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """(P,) exact products of a query (D,) and the rows (P,), a block of them at a time."""
-        return torch.cat([self.memory[part].float() @ query for part in rows.split(BLOCK_ROWS)])
+    @staticmethod
+    def _candidates(screened: torch.Tensor, found: "_Best", slack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P,) queries and (P,) rows of all screened products (B, M) that may reach the query's k-th best."""
+        return (screened >= (found.products[:, -1] - slack)[:, None]).nonzero(as_tuple=True)
+
+    def _take(self, found: "_Best", who: torch.Tensor, where: torch.Tensor, start: int) -> None:
+        found.take(who, where + start, self._products(found.queries[who], where + start))
+
+    def _products(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(P,) exact products of P queries (P, D) with a row (P,) each, a block of them at a time."""
+        parts = zip(queries.split(BLOCK_ROWS), rows.split(BLOCK_ROWS), strict=True)
+        return torch.cat([torch.linalg.vecdot(query, self.memory[row].float()) for query, row in parts])
+
+
+class _Best:
+    """The k best rows that each query has met so far: ``products`` (B, k), descending, and ``index`` (B, k)."""
+
+    def __init__(self, queries: torch.Tensor, k: int):
+        self.queries, self.k = queries, k
+        self.products = queries.new_empty(len(queries), 0)
+        self.index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+
+    def look_through(self, memory: torch.Tensor, first: int, last: int) -> None:
+        """Takes the rows ``first`` to ``last``, exclusive, a block at a time."""
+        for start in range(first, last, BLOCK_ROWS):
+            scores = self.queries @ memory[start : min(start + BLOCK_ROWS, last)].to(self.queries.dtype).T
+            if self.products.shape[1] < self.k:
+                index = torch.arange(start, start + scores.shape[1], device=scores.device).expand_as(scores)
+                self._merge(scores, index)
+            else:  # later blocks hold few rows that are better than the k found so far
+                who, where = (scores > self.products[:, -1:]).nonzero(as_tuple=True)
+                self.take(who, where + start, scores[who, where])
+
+    def take(self, who: torch.Tensor, where: torch.Tensor, products: torch.Tensor) -> None:
+        """Takes P single rows: queries (P,) in ascending order, rows (P,) and their products (P,)."""
+        if not len(who):
+            return
+        counts = who.bincount(minlength=len(self.queries))
+        place = torch.arange(len(who), device=who.device) - (counts.cumsum(0) - counts)[who]
+        shape = len(self.queries), int(counts.max())
+        scores, index = products.new_full(shape, -torch.inf), where.new_zeros(shape)
+        scores[who, place], index[who, place] = products, where
+        self._merge(scores, index)
+
+    def _merge(self, scores: torch.Tensor, index: torch.Tensor) -> None:
+        """Takes the rows ``index`` (B, P) with the products ``scores`` (B, P)."""
+        scores, index = torch.cat([self.products, scores], 1), torch.cat([self.index, index], 1)
+        self.products, order = scores.topk(min(self.k, scores.shape[1]), dim=1)
+        self.index = index.gather(1, order)
 
 
 def _pack(rows: torch.Tensor):
@@ -119,25 +155,3 @@ def _pack(rows: torch.Tensor):
 def _multiply(queries: torch.Tensor, pack) -> torch.Tensor:
     """q̂·m̂ (B, M). Seven bits for the queries: with eight, sums of two products could overflow 16 bits."""
     return torch.ops.quantized.linear_dynamic(queries, pack, reduce_range=True)
-
-
-def _first_best(screened, sizes, who, groups) -> torch.Tensor:
-    """Index in the memory of the best row of each (query, group), (P,)."""
-    result, start = torch.empty_like(groups), 0
-    for scores, size in zip(screened, sizes, strict=True):
-        here = (groups >= start) & (groups < start + size)
-        result[here] = groups[here] * GROUP + scores[who[here], groups[here] - start].argmax(1)
-        start += size
-    return result
-
-
-def _at_least(screened, peaks, sizes, bound) -> tuple[torch.Tensor, torch.Tensor]:
-    """(P,) queries and (P,) rows of all screened scores that reach the query's bound (B,)."""
-    who, where, start = [], [], 0
-    for scores, peak, size in zip(screened, peaks, sizes, strict=True):
-        query, group = (peak >= bound[:, None]).nonzero(as_tuple=True)
-        pair, offset = (scores[query, group] >= bound[query, None]).nonzero(as_tuple=True)
-        who.append(query[pair])
-        where.append((group[pair] + start) * GROUP + offset)
-        start += size
-    return torch.cat(who), torch.cat(where)

@@ -18,7 +18,7 @@ class MemoryProjection(BridgeModel):
     WSAC (DCASE 2023) takes the sum over the whole memory; ``top_k`` limits it to the k most similar, found exactly, and
     a few times faster on a large memory. Memory and queries are unit rows, in the encoder's own space as in WSAC and
     DRCap, or centred (paper §2). The memory is read in blocks, so a query batch needs little beyond it; on a CPU, the
-    index of `ScreenedSearch` takes one further byte per number.
+    index of `ScreenedSearch` takes a fifth of its size again.
 
     Args:
         embedding_dim: D, width of the embeddings.

@@ -19,12 +19,16 @@ class TrainingArguments:
         cache: folder of the embedding cache.
         output: folder of results; checkpoints and logs go below it.
         seed: of weights, data order and noise, 0 to 2³² − 1.
-        batch_size: rows per process and step.
+        batch_size: rows of an optimisation step, over all processes and micro-batches, so that a recipe means the same
+            training on any number of processes.
+        gradient_accumulation_steps: micro-batches that each process's rows of a step are worked off in. They cost less
+            memory and change the result by rounding alone.
         max_steps: optimisation steps; the decoder may give ``epochs`` instead.
         learning_rate: peak.
         max_grad_norm: gradient clipping, 0 for none.
         validation_fraction: share of recordings held out.
         validate_every, checkpoint_every, log_every: steps.
+        keep: which weights the stage ends with: "last", or the "best" of all validations (and of the end).
         keep_checkpoints: older ones are removed.
         resume: go on from the newest checkpoint in ``output``, if there is one.
         mixed_precision: "no", "bf16", or, not on a CPU, "fp16".
@@ -39,6 +43,7 @@ class TrainingArguments:
     output: str = ""
     seed: int = 0
     batch_size: int = 128
+    gradient_accumulation_steps: int = 1
     max_steps: int = 0
     learning_rate: float = 1e-4
     max_grad_norm: float = 0.0
@@ -46,6 +51,7 @@ class TrainingArguments:
     validate_every: int = 500
     checkpoint_every: int = 1000
     log_every: int = 50
+    keep: Literal["last", "best"] = "last"
     keep_checkpoints: int = 2
     resume: bool = True
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -58,6 +64,10 @@ class TrainingArguments:
         _require(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "Use a positive number")
         _require(0 <= self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "Use 0 to below 1")
         self._at_least(1, "batch_size", "validate_every", "checkpoint_every", "log_every", "keep_checkpoints")
+        self._at_least(1, "gradient_accumulation_steps")
+        _require(
+            self.keep == "last" or self.validation_fraction > 0, "keep", self.keep, "Hold out a validation_fraction"
+        )
         self._at_least(0, "max_steps", "max_grad_norm")
 
     def _at_least(self, least: int, *names: str) -> None:
@@ -67,20 +77,26 @@ class TrainingArguments:
 
 @dataclass
 class TrainedBridgeArguments(TrainingArguments):
-    """What the link and the bridge stage share: Adam with step decay and averaged weights.
+    """What the link and the bridge stage share: Adam and averaged weights.
 
     Attributes:
         model: arguments of the bridge's class; ``embedding_dim`` follows the cache.
         max_train_timestep: s is drawn from 1 … this, at most 1000.
-        lr_decay, lr_decay_every: the learning rate is multiplied by ``lr_decay`` every so many steps.
+        lr_schedule: "step", or "cosine": half a cosine to zero over ``max_steps``.
+        lr_decay, lr_decay_every: of "step": the learning rate is multiplied by ``lr_decay`` every so many steps.
         ema_decay: of the averaged weights, which are what is saved; 0 for none.
+        keep: "best" is by the matched cosine of bridged source and target.
+        rows_on: where the normalised embeddings lie: on the "device", on the "host" (each batch is copied), or "auto":
+            on the device if they take less than half of its free memory.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     max_train_timestep: int | None = None
+    lr_schedule: Literal["step", "cosine"] = "step"
     lr_decay: float = 0.97
     lr_decay_every: int = 200
     ema_decay: float = 0.995
+    rows_on: Literal["auto", "device", "host"] = "auto"
 
     def __post_init__(self):
         super().__post_init__()
@@ -156,7 +172,16 @@ class DecoderTrainingArguments(TrainingArguments):
         warmup_epochs: of linear warm-up, before a cosine decay to zero.
         warmup_steps: instead of ``warmup_epochs``, with ``max_steps``.
         weight_decay: of AdamW.
-        gradient_accumulation_steps: micro-batches per step.
+        bucket_batches: captions of similar length share a batch: this many batches of each shuffled epoch are sorted by
+            length together. 1 leaves the order random, with more padding.
+        gradient_checkpointing: compute activations again in the backward pass rather than keep them.
+        base_dtype: of the base model's weights while training. A frozen base is best kept in "bfloat16", with
+            ``mixed_precision: bf16``; adapter and projector are float32 in any case.
+        load_in_4bit: load the base model in 4 bits (NF4, bitsandbytes), for LoRA on top of it (QLoRA).
+        validate_metric: what ``keep: best`` and ``patience`` look at: "loss", or "cider_d" of captions that are
+            written from the validation part.
+        validation_captions: how many recordings are captioned for it.
+        patience: validations in a row without a better ``validate_metric`` before the training ends; 0 for none.
         bridge_noise: noise injected by the link while training: "fixed" as at inference, or "fresh" per batch. The
             noise of a `MeanCentring` link (C3) is part of text-only training alone: fresh for each row, or, if "fixed",
             none.
@@ -179,7 +204,13 @@ class DecoderTrainingArguments(TrainingArguments):
     warmup_epochs: float = 2
     warmup_steps: int = 0
     weight_decay: float = 0.01
-    gradient_accumulation_steps: int = 1
+    bucket_batches: int = 50
+    gradient_checkpointing: bool = False
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    load_in_4bit: bool = False
+    validate_metric: Literal["loss", "cider_d"] = "loss"
+    validation_captions: int = 200
+    patience: int = 0
     bridge_noise: Literal["fixed", "fresh"] = "fresh"
     include_base: bool | None = None
     weights_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -187,9 +218,24 @@ class DecoderTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         _require(bool(self.base_model), "base_model", "", "Name a causal LM: a folder or a Hub id")
-        self._at_least(0, "epochs", "warmup_epochs", "warmup_steps", "weight_decay")
+        self._at_least(0, "epochs", "warmup_epochs", "warmup_steps", "weight_decay", "patience")
         _require(self.max_steps >= 1 or self.epochs > 0, "epochs", self.epochs, "Give epochs or max_steps")
-        self._at_least(1, "gradient_accumulation_steps")
+        self._at_least(1, "bucket_batches")
+        self._at_least(2, "validation_captions")
+        _require(
+            self.base_dtype == "float32" or self.lora is not None,
+            "base_dtype",
+            self.base_dtype,
+            "Give lora, or float32",
+        )
+        _require(not self.load_in_4bit or self.lora is not None, "load_in_4bit", True, "Give lora: it trains no base")
+        needs_rows = self.patience or self.validate_metric != "loss"
+        _require(
+            self.validation_fraction > 0 or not needs_rows,
+            "validation_fraction",
+            self.validation_fraction,
+            "Hold out recordings for validate_metric and patience",
+        )
 
 
 STAGES = {"link": LinkTrainingArguments, "bridge": BridgeTrainingArguments, "decoder": DecoderTrainingArguments}
@@ -270,24 +316,3 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if kind is not float and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise RecipeError(name, f"is {value!r}", f"A {kind.__name__} is expected")
-
-
-def available_tracker(arguments: TrainingArguments) -> str | None:
-    """The tracker for `Accelerator(log_with=)`, which itself would drop one that is not installed without a word.
-
-    Raises:
-        RecipeError: ``report_to`` is unknown or not installed.
-    """
-    from accelerate.tracking import get_available_trackers
-
-    if arguments.report_to == "none":
-        return None
-    available = [str(tracker) for tracker in get_available_trackers()]
-    choices = " or ".join([*available, "none"])
-    if arguments.report_to not in available:
-        raise RecipeError(
-            "report_to",
-            f"is {arguments.report_to!r}, which is not installed",
-            f"Install it (tensorboard comes with the extra [train]), or use report_to={choices}",
-        )
-    return arguments.report_to

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
 from ..data.embedding_cache import EmbeddingCache
@@ -18,7 +17,6 @@ from ..data.pairs import EmbeddingPairs
 from ..errors import RecipeError
 from ..models.bridge import BridgeModel
 from ..models.centring import IdentityBridge, MeanCentring
-from ..models.denoisers import draw_noised
 from ..models.diffgap import DiffGapModel
 from ..models.diffusion_bridge import DiffusionBridgeModel
 from ..models.diffusion_link import DiffusionLinkModel
@@ -27,75 +25,19 @@ from ..models.memory_projection import MemoryProjection
 from ..models.regression_bridge import RegressionBridge
 from ..models.seed import seed_config
 from ..models.text_subspace import TextSubspaceBridge
-from ..objectives import DiffusionLinkLoss, Reduction, total_loss
+from ..objectives import DiffusionLinkLoss
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from ..sampling import make_scheduler
 from .arguments import BridgeTrainingArguments, TrainedBridgeArguments
+from .bridge_losses import link_loss, own_loss
 from .checkpoints import identity
-from .loop import optimise
+from .loop import BridgeOptimisation, optimise
 from .preparation import check_fields, construct, make_accelerator
+from .recipe_record import write_recipe
+from .trackers import flat_figures, start_tracker
 
-# (bridge, source (P, D), target (B, D), scheduler, generator, max_train_timestep, **options) → () or its parts
+# (bridge, source (P, D), target (B, D), scheduler, generator, max_train_timestep, share, **options) → () or its parts
 Loss = Callable[..., torch.Tensor | DiffusionLinkLoss]
-
-
-def own_loss(bridge: BridgeModel, *batch, **options) -> torch.Tensor:
-    """The bridge's ``training_loss``."""
-    return bridge.training_loss(*batch, **options)
-
-
-def link_loss(
-    bridge: DiffusionLinkModel,
-    source: torch.Tensor,
-    target: torch.Tensor,
-    scheduler: DDIMScheduler,
-    generator: torch.Generator,
-    max_train_timestep: int,
-    *,
-    text_to_text: bool = True,
-    topology_weight: float = 1.0,
-    topology_source: Literal["audio", "text", "both"] = "audio",
-    topology_reduction: Reduction = "mean",
-    dim_reduction: Reduction = "sum",
-    batch_reduction: Reduction = "mean",
-) -> DiffusionLinkLoss:
-    """L_diff + weight · L_topo of Diffusion-Link (paper §3); the reductions are those of `objectives.total_loss`.
-
-    Both branches go through the network as one batch. Rows without a partner have the text→text branch alone.
-
-    Args:
-        text_to_text: whether there is that branch; without it ``target`` must have no such rows.
-    """
-    drawn = [draw_noised(target, scheduler, max_train_timestep, generator)] if text_to_text else []
-    drawn.append(draw_noised(source, scheduler, max_train_timestep, generator))
-    states, timesteps = map(torch.cat, zip(*drawn, strict=True))
-    predicted = bridge(states, timesteps, return_dict=False)[0].float()
-    reductions = {"dim_reduction": dim_reduction, "batch_reduction": batch_reduction}
-    topology = {"topology_weight": topology_weight, "topology_reduction": topology_reduction}
-    paired, share = len(source), len(source) / len(target)
-    parts = []  # with the share of the batch that each has
-    with torch.autocast(target.device.type, enabled=False):
-        if not text_to_text:
-            return total_loss(target, predicted, None, topology_source="text", **topology, **reductions)
-        from_text, from_source = predicted.split([len(target), paired])
-        if paired:
-            both = total_loss(
-                target[:paired],
-                from_text[:paired],
-                from_source,
-                topology_source=topology_source,
-                **topology,
-                **reductions,
-            )
-            parts.append((share, both))
-        if paired < len(target):
-            alone = total_loss(target[paired:], from_text[paired:], None, topology_weight=0.0, **reductions)
-            parts.append((1 - share, alone))
-    return DiffusionLinkLoss(
-        total=sum(weight * part.total for weight, part in parts),
-        diffusion=sum(weight * part.diffusion for weight, part in parts),
-        topology=sum(weight * part.topology for weight, part in parts),
-    )
 
 
 @dataclass(frozen=True)
@@ -186,10 +128,11 @@ def train_bridge(
 ) -> BridgeModel:
     """Fit one bridge and save it as a pipeline that `DiffusionLinkPipeline` reads.
 
-    Writes ``output/link``, ``output/scheduler``, ``output/model_index.json`` and ``output/metrics.json``; any pipeline
-    takes the first for its link. Bridges of a closed form are fitted at once; the others share one loop, in which
-    batch, timesteps and noise of a step are a function of (seed, step) alone: with equal arguments they have equal
-    budgets, and a run that was killed ends with the same bits as one that was not.
+    Writes ``output/link``, ``output/scheduler``, ``output/model_index.json``, ``output/metrics.json`` and
+    ``output/recipe.yaml`` (its ``cache`` is "in memory" where the pairs were passed as such); any pipeline takes the
+    first for its link. Bridges of a closed form are fitted at once; the others share one loop, in which batch,
+    timesteps and noise of a step are a function of (seed, step) alone: with equal arguments they have equal budgets,
+    and a run that was killed ends with the same bits as one that was not.
 
     Args:
         method: a name of `METHODS`.
@@ -262,37 +205,42 @@ def run_stage(
         args: of the link or the bridge stage.
         loss: options of the method's loss.
         measure: the figures of the finished bridge.
+
+    Returns:
+        ``steps`` of the metrics is the step whose weights the bridge has, ``processes`` how many trained it.
     """
     how = _method(method)
     options = {**how.loss_options, **loss}
     check_fields("loss", loss, _loss_options(how))
     accelerator = make_accelerator(args)
-    if accelerator.num_processes > 1:
-        raise RecipeError(
-            "accelerate launch --num_processes",
-            f"is {accelerator.num_processes} for the {args.stage} stage",
-            "Use 1: a loss may need the whole batch, and a step takes milliseconds",
-        )
     pairs = _pairs(data)
     train, validation = pairs.split(args.validation_fraction, args.seed)
+    if args.keep == "best" and validation is None:
+        raise RecipeError("keep", "is best, but no recording is held out", "Use a larger validation_fraction, or last")
     started = time.monotonic()
     set_seed(args.seed)
-    bridge = build_bridge(method, pairs.embedding_dim, **args.model).to(accelerator.device)
-    bridge.fit(
-        *(rows.to(accelerator.device) for rows in (train.source, train.target, train.group)),
-        unpaired_source=train.unpaired_source.to(accelerator.device),
-        unpaired_target=train.unpaired_target.to(accelerator.device),
+    bridge = build_bridge(method, pairs.embedding_dim, **args.model)
+    home = rows_device(args, accelerator.device, train)
+    bridge.to(home).fit(
+        *(rows.to(home) for rows in (train.source, train.target, train.group)),
+        unpaired_source=train.unpaired_source.to(home),
+        unpaired_target=train.unpaired_target.to(home),
         seed=args.seed,
     )
     scheduler = make_scheduler()
+    start_tracker(accelerator, args)
+    metrics = {"method": method, "seed": args.seed, "steps": 0, "parameters": bridge.num_parameters()}
+    metrics["processes"] = accelerator.num_processes
     if how.how == "trained":
         max_train_timestep = args.max_train_timestep or how.max_train_timestep
         # Normalised once: the statistics do not change while training.
-        source = bridge.normalize(train.source.to(bridge.device), "audio")
-        target = bridge.normalize(train.target.to(bridge.device), "text")
+        source, target = (
+            bridge.normalize(train.source.to(home), "audio"),
+            bridge.normalize(train.target.to(home), "text"),
+        )
         text_to_text = options.get("text_to_text", True)
         if how.uses_unpaired and text_to_text:
-            target = torch.cat([target, bridge.normalize(train.unpaired_target.to(bridge.device), "text")])
+            target = torch.cat([target, bridge.normalize(train.unpaired_target.to(home), "text")])
         elif not len(source):
             raise RecipeError(
                 "text_to_text", "is false, but the data hold no pairs", "There would be nothing to learn from"
@@ -303,32 +251,38 @@ def run_stage(
             "loss": options,
             "max_train_timestep": max_train_timestep,
         }
-        optimise(
-            bridge,
-            lambda source, target, generator: how.loss(
-                bridge, source, target, scheduler, generator, max_train_timestep, **options
+        run = BridgeOptimisation(
+            bridge.to(accelerator.device),
+            lambda source, target, generator, share: how.loss(
+                bridge, source, target, scheduler, generator, max_train_timestep, share, **options
             ),
             source,
             target,
             args,
-            identity(recipe, data=pairs.fingerprint),
             accelerator,
             (lambda: validation_cosines(bridge, validation)) if validation is not None else None,
-            progress,
         )
-    bridge.eval()
-    DiffusionLinkPipeline(bridge, scheduler).save_pretrained(args.output)
-    metrics = {
-        "method": method,
-        "seed": args.seed,
-        "steps": args.max_steps if how.how == "trained" else 0,
-        "parameters": bridge.num_parameters(),
-        "clap": pairs.clap,
-        **measure(bridge, train, validation),
-        "seconds": round(time.monotonic() - started, 2),
-    }
-    (Path(args.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        metrics["steps"] = optimise(run, identity(recipe, data=pairs.fingerprint), progress)
+    bridge.to(accelerator.device).eval()
+    metrics |= {"clap": pairs.clap, **measure(bridge, train, validation)}
+    metrics["seconds"] = round(time.monotonic() - started, 2)
+    accelerator.log({f"result/{name}": value for name, value in flat_figures(metrics).items()}, metrics["steps"])
+    if accelerator.is_main_process:
+        DiffusionLinkPipeline(bridge, scheduler).save_pretrained(args.output)
+        (Path(args.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_recipe(args, Path(args.output), data=pairs.fingerprint)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
     return bridge, metrics
+
+
+def rows_device(args: TrainedBridgeArguments, device: torch.device, train: EmbeddingPairs) -> torch.device:
+    """Where the rows lie while training: on ``device``, or on the host, from which each batch is copied."""
+    if args.rows_on == "auto" and device.type == "cuda":
+        rows = (train.source, train.target, train.unpaired_source, train.unpaired_target)
+        free = torch.cuda.mem_get_info(device)[0]
+        return device if sum(part.numel() * 4 for part in rows) < free / 2 else torch.device("cpu")
+    return torch.device("cpu") if args.rows_on == "host" else device
 
 
 def build_bridge(method: str, embedding_dim: int, /, **config) -> BridgeModel:
@@ -373,7 +327,7 @@ def _loss_options(how: Method) -> list[str]:
     if how.how != "trained":
         return []
     loss = how.bridge.training_loss if how.loss is own_loss else how.loss
-    batch = {"self", "bridge", "source", "target", "scheduler", "generator", "max_train_timestep"}
+    batch = {"self", "bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share"}
     return [name for name in inspect.signature(loss).parameters if name not in batch]
 
 

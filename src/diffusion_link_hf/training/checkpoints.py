@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -18,6 +18,7 @@ _FREE_FIELDS = {
     "resume",
     "report_to",
     "log_every",
+    "rows_on",
     "keep_checkpoints",
     "output",
     "checkpoint_every",
@@ -36,7 +37,9 @@ def identity(recipe: dict[str, Any], **contents: str | None) -> dict[str, Any]:
         contents: fingerprints, such as ``data=cache.fingerprint`` or ``link=folder_fingerprint(…)``; None for what the
             recipe does without.
     """
-    fixed = {key: value for key, value in recipe.items() if key not in _FREE_FIELDS}
+    chooses = recipe.get("keep") == "best" or recipe.get("patience")  # then the validations touch the result
+    free = _FREE_FIELDS - {"validate_every"} if chooses else _FREE_FIELDS
+    fixed = {key: value for key, value in recipe.items() if key not in free}
     return {"recipe": json.loads(json.dumps(fixed)), **contents}  # as it will be read again
 
 
@@ -58,16 +61,16 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
     """
     final, temporary = root / f"step-{step:08d}", root / f".writing-{step:08d}"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for torn in root.glob(".writing-*"):  # what an earlier run was killed in
+            shutil.rmtree(torn)
         temporary.mkdir(parents=True)
         with open(temporary / STATE, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+            _sync(file)
         with open(temporary / IDENTITY, "w", encoding="utf-8") as file:
             json.dump({**who, "step": step}, file)
-            file.flush()
-            os.fsync(file.fileno())
+            _sync(file)
+        _sync_folder(temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
@@ -75,9 +78,25 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
+    _sync_folder(root)
     for old in _checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def _sync(file: IO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes names durable: a file's own fsync does not cover its entry in the folder. Windows has no such call."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
@@ -108,6 +127,12 @@ def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any
         return saved["step"], torch.load(newest / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises whatever the torn bytes make it stumble over
         raise DataError(newest / STATE, f"is damaged ({error})", remedy) from error
+
+
+def check_best(best: dict[str, Any], metric: str) -> None:
+    """Raises DataError where no validation ever had a figure, so that there is no best to be kept."""
+    if not best:
+        raise DataError(metric, "was NaN at every validation", "Use a smaller learning_rate; nothing is written")
 
 
 def _checkpoints(root: Path) -> list[Path]:

@@ -1,11 +1,15 @@
 """The models of the decoder stage, loaded and checked against each other and the data before the first step."""
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from ..clap import ClapEncoder
 from ..data.embedding_cache import EmbeddingCache, clap_fingerprint
@@ -118,7 +122,10 @@ def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMSch
 
 def build_decoder(args: DecoderTrainingArguments, folder: Path, lora: LoraConfig | None) -> CaptionDecoder:
     """The base model in ``folder``, with a fresh adapter if the recipe has one."""
-    model = load_causal_lm(folder)
+    dtype = getattr(torch, args.base_dtype)
+    model = load_in_4bit(folder, dtype) if args.load_in_4bit else load_causal_lm(folder, dtype)
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
         try:
             model = get_peft_model(model, lora)
@@ -129,8 +136,45 @@ def build_decoder(args: DecoderTrainingArguments, folder: Path, lora: LoraConfig
     return CaptionDecoder(model, load_tokenizer(folder), args.instruction, source)
 
 
+def load_in_4bit(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A frozen causal LM whose linear layers are held in 4-bit NF4 with double quantisation, as in QLoRA.
+
+    Args:
+        dtype: in which the layers compute, and of what is not quantised.
+
+    Raises:
+        RecipeError: bitsandbytes is not installed, or cannot be used on this machine.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "load_in_4bit", "is true, but bitsandbytes is not installed", "Run: pip install bitsandbytes, or use false"
+        )
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            quantization_config=quantization,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            device_map={"": PartialState().device},
+        )
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise RecipeError("load_in_4bit", f"cannot be used here ({error})", "Use false, or another machine") from error
+    del model.config.quantization_config  # of this training, not of the base that the result refers to
+    return model.requires_grad_(False)
+
+
 def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder, clap: ClapEncoder | None) -> None:
     """Raises RecipeError for what the `save_pretrained` of either would refuse after the training."""
+    if args.load_in_4bit and (decoder.source is None or args.include_base):
+        raise RecipeError(
+            "load_in_4bit",
+            "is true, but the base model's weights are to be copied into the result",
+            "Name base_model by its Hub id, and leave include_base out: 4-bit weights are not those of the base",
+        )
     for field, part in (("base_model", decoder), ("clap", clap)):
         if part is not None and args.include_base is False and part.source is None:
             raise RecipeError(
@@ -142,6 +186,12 @@ def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder
             "include_base",
             f"is {args.include_base}, but without lora the base model's own weights are trained",
             "Use include_base: true",
+        )
+    if included and args.base_dtype != "float32" and args.weights_dtype != args.base_dtype:
+        raise RecipeError(
+            "base_dtype",
+            f"is {args.base_dtype}, but the base is to be copied into the result as {args.weights_dtype}",
+            f"Use weights_dtype: {args.base_dtype}, base_dtype: float32, or a base from the Hub, which is not copied",
         )
     if included:
         decoder._base_state()

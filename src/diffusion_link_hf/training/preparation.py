@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator, PartialState
 
 from ..errors import DiffusionLinkError, RecipeError
-from .arguments import TrainingArguments, available_tracker
+from .arguments import TrainingArguments
+from .trackers import available_tracker
 
 Made = TypeVar("Made")
 
@@ -22,11 +24,17 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
             written.
     """
     tracker = available_tracker(args)
-    if args.mixed_precision == "fp16" and PartialState().device.type == "cpu":
+    # Said in so many words: Accelerate takes processes that were started side by side on a machine without accelerator
+    # for strangers, each a main process, unless it is told to use the CPU.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    if args.mixed_precision == "fp16" and state.device.type == "cpu":
         raise RecipeError("mixed_precision", "is fp16, which a CPU cannot train in", "Use no or bf16, or a GPU")
     prepare_output(Path(args.output))
     return Accelerator(
-        mixed_precision=args.mixed_precision, log_with=tracker, project_dir=str(Path(args.output) / "logs")
+        cpu=state.device.type == "cpu",
+        mixed_precision=args.mixed_precision,
+        log_with=tracker,
+        project_dir=str(Path(args.output) / "logs"),
     )
 
 

@@ -1,0 +1,222 @@
+"""What of a folder is published, and what must not be: pickles, checkpoints, local paths, NaN and infinity."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError, ModelFolderError
+from .loading import PICKLE_SUFFIXES, LoadPath, read_json
+
+INDEX = "model_index.json"
+METRICS = "metrics.json"
+CARD = "README.md"
+PIPELINES = ("AudioCaptionPipeline", "DiffusionLinkPipeline")
+RECIPES = "recipes"
+TRAINING_ONLY = ("checkpoints", "logs")
+COMPONENTS = ("clap", "link", "scheduler", "projector", "decoder")
+_COMPONENT_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
+_LEGAL = ("LICENSE", "NOTICE", "ATTRIBUTION", "CITATION")
+# Their tokens may look like anything, paths among them.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")
+# An absolute path of at least two parts, a home folder, a drive, a share, or a file URL, at the start of a word.
+_LOCAL_PATH = re.compile(
+    r"(?:^|(?<=[\s\"'`=:(\[,<]))(?:/[\w.+@-]+/[\w.+@/-]*|~/\S*|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"
+)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a pipeline folder that are published.
+
+    Attributes:
+        folder: where they are.
+        index: model_index.json.
+        files: path in the repository → local file; the card is not among them.
+        recipes: stage → recipe.
+        metrics: metrics.json, empty where there is none.
+        left_out: names in the folder that are not published.
+    """
+
+    folder: Path
+    index: dict[str, Any]
+    files: dict[str, Path]
+    recipes: dict[str, dict[str, Any]]
+    metrics: dict[str, Any]
+    left_out: tuple[str, ...]
+
+    @property
+    def components(self) -> list[str]:
+        return _components(self.index)
+
+
+def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
+    """Sorts the files of a pipeline folder and checks what they say.
+
+    Args:
+        folder: what training or `save_pretrained` wrote.
+        recipes: YAML files of other stages, such as the link's, besides those in the folder.
+
+    Raises:
+        ModelFolderError: no pipeline folder, a training checkpoint, a pickle, checkpoints inside a component, a local
+            path, NaN or infinity.
+        InputError: two recipes of one stage, or a file that is no recipe.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderError(folder, "no such folder", "Name what training or save_pretrained wrote")
+    if (folder / "state.pt").is_file() or folder.name in TRAINING_ONLY:
+        raise ModelFolderError(folder, "holds training checkpoints", "Push the folder that the finished training wrote")
+    index = read_json(folder / INDEX)
+    if index.get("_class_name") not in PIPELINES:
+        raise ModelFolderError(
+            folder / INDEX, f"describes a {index.get('_class_name')!r}", f"Known are {' and '.join(PIPELINES)}"
+        )
+    files, left_out, recipe_files = {INDEX: folder / INDEX}, [], list(map(Path, recipes))
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name in _components(index):
+            files |= _component_files(folder, path, left_out)
+        elif path.is_dir() and path.name == RECIPES:
+            recipe_files += sorted(path.glob("*.y*ml"))
+        elif path.name in TRAINING_ONLY:
+            left_out.append(f"{path.name}/")
+        elif path.is_dir() or path.name.startswith("."):
+            _refuse_pickles_in(path)
+            left_out.append(path.name + "/" * path.is_dir())
+        elif path.suffix in (".yaml", ".yml"):
+            recipe_files.append(path)
+        elif path.name == METRICS or path.name.startswith(_LEGAL):
+            files[path.name] = path
+        elif path.name not in (INDEX, CARD):
+            _refuse_pickles_in(path)
+            left_out.append(path.name)
+    read = _read_recipes(recipe_files)
+    files |= {f"{RECIPES}/{stage}.yaml": path for stage, (path, _) in read.items()}
+    for name, path in files.items():
+        _check_text(name, path)
+    metrics = read_json(folder / METRICS) if METRICS in files else {}
+    stages = {stage: recipe for stage, (_, recipe) in read.items()}
+    return Contents(folder, index, files, stages, metrics, tuple(left_out))
+
+
+def refuse_local_paths(item: object, text: str) -> None:
+    """Raises ModelFolderError if a text names a place on the machine of whoever wrote it."""
+    found = _LOCAL_PATH.search(text)
+    if found:
+        raise ModelFolderError(
+            item,
+            f"names a path of this machine ({found[0]!r})",
+            "Write it relative, or name the Hub id, and push again",
+        )
+
+
+def refuse_not_finite(item: object, value: Any, where: str = "") -> None:
+    """Raises ModelFolderError for NaN or infinity anywhere in a value as JSON or YAML gives it."""
+    for name, figure in _leaves(value):
+        if isinstance(figure, float) and not math.isfinite(figure):
+            raise ModelFolderError(
+                item, f"has {name} = {figure}", "Nobody can compare that: find out why and measure again"
+            )
+
+
+def _components(index: dict[str, Any]) -> list[str]:
+    return [name for name in COMPONENTS if index.get(name) not in (None, [None, None])]
+
+
+def _component_files(folder: Path, component: Path, left_out: list[str]) -> dict[str, Path]:
+    files = {}
+    for path in sorted(component.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            if path.name == "checkpoints" or re.fullmatch(r"(step|checkpoint)-\d+", path.name):
+                raise ModelFolderError(path, "is a folder of checkpoints", "Move it out of the component")
+            continue
+        _refuse_pickles_in(path)
+        if path.suffix in _COMPONENT_SUFFIXES and not path.name.startswith("."):
+            files[name] = path
+        else:
+            left_out.append(name)
+    return files
+
+
+def _refuse_pickles_in(path: Path) -> None:
+    for file in (path, *sorted(path.rglob("*"))):
+        if file.suffix.lower() in PICKLE_SUFFIXES:
+            raise ModelFolderError(
+                file, "is a pickle, which can run code when it is read", "Remove it and use safetensors"
+            )
+
+
+def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path in paths:
+        try:
+            recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(path, f"cannot be read as YAML ({error})", "Name a training recipe") from error
+        stage = recipe.get("stage") if isinstance(recipe, dict) else None
+        if not isinstance(stage, str) or not stage.isidentifier():
+            raise InputError(path, f"is no training recipe (stage = {stage!r})", "Move it out, or give it its stage")
+        if stage in found:
+            raise InputError(path, f"is a second recipe of the {stage} stage beside {found[stage][0]}", "Name one")
+        found[stage] = path, recipe
+    return found
+
+
+def _check_text(name: str, path: Path) -> None:
+    """Refuses local paths and figures that are not finite in what is text."""
+    if path.name in _VOCABULARIES or path.suffix == ".safetensors":
+        return
+    if path.suffix == ".json":
+        value = read_json(path)
+        refuse_not_finite(path, value)
+        for _, text in _leaves(value):
+            if isinstance(text, str):
+                refuse_local_paths(path, text)
+    elif path.suffix in (".yaml", ".yml", ".txt") or name.startswith(_LEGAL):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        refuse_local_paths(path, text)
+        if path.suffix in (".yaml", ".yml"):
+            refuse_not_finite(path, yaml.safe_load(text))
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, plain value) of everything in nested mappings and lists."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for position, part in enumerate(value):
+            yield from _leaves(part, f"{name}[{position}]")
+    else:
+        yield name, value
+
+
+def plain_fields(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of a recipe by their dotted names, as ``field=value`` on the command line takes them."""
+    return {name: value for name, value in _leaves(recipe) if not isinstance(value, dict)}
+
+
+def base_models(folder: Path) -> dict[str, str | None]:
+    """Hub id → revision of the base models that the components of a folder reference."""
+    found = {}
+    clap, decoder = folder / "clap" / "reference.json", folder / "decoder" / "decoder_config.json"
+    if clap.is_file():
+        found[read_json(clap).get("id")] = read_json(clap).get("revision")
+    if decoder.is_file():
+        base = read_json(decoder).get("base") or {}
+        if "id" in base:
+            found[base["id"]] = base.get("revision")
+    return found
+
+
+def parameter_count(path: Path) -> int:
+    """Numbers in a safetensors file, from its header."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -1,0 +1,190 @@
+"""Publishes a pipeline folder: what is uploaded, checked and in one commit, and a Space that shows it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ..errors import HubAccessError, InputError
+from ..pipelines.audio_caption import AudioCaptionPipeline
+from ..pipelines.embedding_bridge import DiffusionLinkPipeline
+from .card import PipelineCard
+from .contents import CARD, COMPONENTS, METRICS, RECIPES, Contents, collect
+from .loading import LoadPath, refusal
+from .space import space_files
+
+_CLASSES = {kind.__name__: kind for kind in (AudioCaptionPipeline, DiffusionLinkPipeline)}
+_AGAIN = "Nothing was changed unless the commit was the last thing that went out; pushing again is safe"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One commit to one repository.
+
+    Attributes:
+        repo_id: of the repository.
+        files: path in the repository → local file or content.
+        kind: "model" or "space".
+        left_out: names in the folder that are not uploaded.
+    """
+
+    repo_id: str
+    files: dict[str, Path | bytes]
+    kind: str = "model"
+    left_out: tuple[str, ...] = ()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, by path."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in sorted(self.files.items())
+        }
+
+
+def prepare_upload(
+    folder: LoadPath,
+    repo_id: str,
+    *,
+    recipes: Sequence[LoadPath] = (),
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    hardware: str | None = None,
+    co2_grams: float | None = None,
+) -> tuple[Contents, Upload]:
+    """What publishing a folder would upload. Nothing is sent, and nothing in the folder is changed.
+
+    Args:
+        folder: what training or `save_pretrained` wrote; its README.md, if any, is the card's fixed part.
+        repo_id: "owner/name".
+        recipes: of other stages, such as the link's.
+        license, datasets, hardware, co2_grams: fields of `PipelineCard`.
+
+    Raises:
+        ModelFolderError: see `contents.collect`.
+        InputError: an id of another form, or metadata that the Hub would refuse.
+    """
+    _check_id(repo_id)
+    contents = collect(folder, recipes)
+    by_hand = {"license": license, "datasets": list(datasets), "hardware": hardware, "co2_grams": co2_grams}
+    card = PipelineCard.of(contents, repo_id, **by_hand).render()
+    return contents, Upload(repo_id, {**contents.files, CARD: card.encode()}, left_out=contents.left_out)
+
+
+def check_loads(contents: Contents, token: str | bool | None = None, local_files_only: bool = False) -> None:
+    """Loads the pipeline as a user would, base models included, and drops it.
+
+    Raises:
+        ModelFolderError: it does not load, strictly.
+        HubAccessError: a base model that it references cannot be had.
+    """
+    # bfloat16 has the range of float32, so what is finite stays so, in half of the memory.
+    _CLASSES[contents.index["_class_name"]].from_pretrained(
+        contents.folder, token=token, local_files_only=local_files_only, dtype=torch.bfloat16
+    )
+
+
+def prepare_space(repo_id: str, space_id: str | None = None) -> Upload:
+    """A Space that captions uploads with the pipeline of ``repo_id``; by default named after it.
+
+    Raises:
+        InputError: an id of another form.
+    """
+    space_id = space_id or f"{repo_id}-demo"
+    _check_id(space_id)
+    return Upload(space_id, {name: text.encode() for name, text in space_files(repo_id).items()}, kind="space")
+
+
+def send(
+    upload: Upload,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    message: str = "Upload with diffusion-link",
+) -> str:
+    """Create the repository where it is missing, and upload everything in one commit.
+
+    Files of an earlier push that are no part of this one are deleted in the same commit: a stale adapter would be put
+    onto a decoder that has none.
+
+    Args:
+        private: of a new repository; one that is public stays so and is refused.
+        revision: a branch, made from the default one where it is missing.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        HubAccessError: the Hub cannot be reached, refuses, or the branch moved meanwhile. The repository then holds
+            either the whole commit or nothing of it.
+    """
+    api = HfApi(token=token)
+    with _typed_errors(upload.repo_id):
+        sdk = {"space_sdk": "gradio"} if upload.kind == "space" else {}
+        api.create_repo(upload.repo_id, repo_type=upload.kind, private=private or None, exist_ok=True, **sdk)
+        if private and not api.repo_info(upload.repo_id, repo_type=upload.kind).private:
+            raise HubAccessError(
+                upload.repo_id, "exists and is public", "Make it private on its settings page, or use another name"
+            )
+        if revision is not None:
+            api.create_branch(upload.repo_id, repo_type=upload.kind, branch=revision, exist_ok=True)
+        before = api.repo_info(upload.repo_id, repo_type=upload.kind, revision=revision)
+        stale = [file.rfilename for file in before.siblings or () if _is_stale(file.rfilename, upload)]
+        commit = api.create_commit(
+            upload.repo_id,
+            [
+                *(CommitOperationDelete(name) for name in stale),
+                *(CommitOperationAdd(name, content) for name, content in sorted(upload.files.items())),
+            ],
+            commit_message=message,
+            repo_type=upload.kind,
+            revision=revision,
+            parent_commit=before.sha,
+        )
+    return commit.commit_url
+
+
+def _is_stale(name: str, upload: Upload) -> bool:
+    ours = name.split("/")[0] in (*COMPONENTS, RECIPES) or name == METRICS
+    return upload.kind == "model" and ours and name not in upload.files
+
+
+def _check_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError("repo_id", f"is {repo_id!r} ({error})", "Write owner/name") from error
+    if "/" not in repo_id:
+        raise InputError("repo_id", f"is {repo_id!r}, without an owner", "Write owner/name")
+
+
+@contextmanager
+def _typed_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except HubAccessError:
+        raise
+    except RevisionNotFoundError as error:
+        raise HubAccessError(where, "has no such revision", "Name a branch") from error
+    except RepositoryNotFoundError as error:
+        raise HubAccessError(
+            where, "cannot be written", "Log in (hf auth login) or pass --token, with the right to write to its owner"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status == 412:
+            raise HubAccessError(where, "was changed by somebody else during the push", "Push again") from error
+        raise refusal(where, error) from error
+    except Exception as error:  # uploads fail with the errors of several layers below the client
+        raise HubAccessError(where, f"cannot be pushed ({_chain(error)})", _AGAIN) from error
+
+
+def _chain(error: BaseException) -> str:
+    """The messages of an error and of its cause, which is what went wrong."""
+    cause = error.__cause__
+    return f"{error}: {cause}" if cause else str(error) or type(error).__name__

@@ -1,0 +1,47 @@
+"""Projector and decoder as one module: what Accelerate wraps and the optimiser sees."""
+
+import torch
+from torch import nn
+
+from ..decoder import CaptionDecoder
+from ..errors import RecipeError
+from ..models.prefix_projector import PrefixProjector
+
+
+class CaptionModel(nn.Module):
+    """Embeddings and captions in, the summed loss out.
+
+    Args:
+        projector: trained.
+        decoder: trained, all of it or its adapter.
+    """
+
+    def __init__(self, projector: PrefixProjector, decoder: CaptionDecoder):
+        super().__init__()
+        self.projector, self.decoder = projector, decoder
+
+    def forward(self, embeds: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, D), (B, L), (B, L) → (), cross-entropy summed over the caption tokens.
+
+        A sum, because a mean over the tokens of one process would weigh its tokens by how many the others have.
+        """
+        return self.decoder(self.projector(embeds), input_ids, attention_mask).loss * attention_mask.sum()
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that training changes, by name; a frozen 7B base is not among them."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def trained_state(self) -> dict[str, torch.Tensor]:
+        """A copy of them on the CPU."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trained().items()}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Raises RecipeError for a state of other weights."""
+        own = self.trained()
+        if set(own) != set(state):
+            raise RecipeError(
+                "checkpoint", "trains other weights than this recipe", "Use another output, or remove its checkpoints"
+            )
+        for name, parameter in own.items():
+            parameter.copy_(state[name])

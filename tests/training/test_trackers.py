@@ -1,0 +1,87 @@
+"""Trackers by name: what they are given of a run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_factories import decoder_arguments, link_arguments, make_base, make_cache
+
+from diffusion_link_hf.training.decoder_trainer import train_decoder
+from diffusion_link_hf.training.link_trainer import S_STAR_GRID, link_metrics, train_link
+from diffusion_link_hf.training.trackers import flat_figures, log_captions, plain_fields
+from factories import EMBEDDING_DIM, make_link
+
+
+def events(output) -> EventAccumulator:
+    """Of all files below ``output``, merged."""
+    (file,) = [path for path in output.rglob("events.out.tfevents*") if path.parent.parent.name == "logs"]
+    return EventAccumulator(str(file)).Reload()
+
+
+def test_a_link_run_logs_its_curves(tmp_path):
+    make_cache().save(tmp_path / "cache")
+    options = {"max_steps": 20, "log_every": 5, "validate_every": 10, "max_train_timestep": 300}
+    recipe = link_arguments(tmp_path / "cache", tmp_path / "out", report_to="tensorboard", **options)
+    metrics = train_link(recipe)
+    log = events(tmp_path / "out")
+    assert [event.step for event in log.Scalars("train/loss")] == [5, 10, 15, 20]
+    assert [event.step for event in log.Scalars("validation/matched_audio")] == [10, 20]
+    assert log.Scalars("validation/matched_audio")[-1].value == pytest.approx(metrics["link"], abs=1e-6)
+    assert list(metrics["s_star"]) == ["20", "50", "100", "200", "300"]
+    assert log.Scalars("result/s_star/200")[0].value == pytest.approx(metrics["s_star"]["200"], abs=1e-6)
+
+
+def test_a_decoder_run_logs_captions_and_padding(tmp_path):
+    make_cache().save(tmp_path / "cache")
+    base = make_base(tmp_path / "base")
+    options = {"max_steps": 6, "warmup_steps": 1, "log_every": 3, "validate_every": 3}
+    recipe = decoder_arguments(tmp_path / "cache", base, tmp_path / "out", report_to="tensorboard", **options)
+    metrics = train_decoder(recipe)
+    log = events(tmp_path / "out")
+    assert [event.step for event in log.Scalars("validation/loss")] == [3, 6]
+    assert log.Scalars("train/padding_share")[0].value == pytest.approx(metrics["padding_share"], abs=1e-4)
+    assert 0 <= metrics["padding_share"] < 0.2
+    texts = [tag for tag in log.Tags()["tensors"] if tag.startswith("captions")]
+    table = log.Tensors(texts[0])[-1].tensor_proto.string_val[0].decode()
+    assert table.startswith("| reference | caption |")
+    assert table.count("\n| ") == 5  # a rule and four captions
+
+
+def test_captions_go_to_every_tracker():
+    """As a table where a tracker has tables, as text elsewhere, and from the main process alone."""
+    calls = []
+    table = SimpleNamespace(name="wandb", log_table=lambda name, **table: calls.append((name, table)))
+    plain = SimpleNamespace(name="trackio", log=lambda values, step: calls.append((values, step)))
+    rows = [("a dog", "a cat"), ("rain", "rain")]
+    log_captions(SimpleNamespace(trackers=[table, plain], is_main_process=True), rows, 7)
+    assert calls == [
+        ("captions", {"columns": ["reference", "caption"], "data": [["a dog", "a cat"], ["rain", "rain"]], "step": 7}),
+        ({"captions/0": "a dog → a cat", "captions/1": "rain → rain"}, 7),
+    ]
+    log_captions(SimpleNamespace(trackers=[table], is_main_process=False), rows, 8)
+    assert len(calls) == 2
+
+
+def test_hyper_parameters_are_plain():
+    fields = plain_fields(link_arguments("a", "b", model={"width": 64, "add_noise": False}))
+    assert (fields["model.width"], fields["model.add_noise"], fields["batch_size"]) == (64, False, 64)
+    assert all(isinstance(value, (int, float, str, bool)) for value in fields.values())
+    assert flat_figures({"a": 1, "b": {"c": 2.0, "d": {"e": 3}}, "f": "x", "g": None}) == {
+        "a": 1,
+        "b/c": 2.0,
+        "b/d/e": 3,
+    }
+
+
+def test_the_s_star_curve_stays_within_the_training():
+    link = make_link(num_inference_steps=50)
+    rows = torch.randn(12, EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
+    pairs = SimpleNamespace(source=rows, target=rows.flip(0), group=torch.zeros(12))
+    found = link_metrics(link, pairs, pairs, max_timestep=150)["s_star"]
+    assert list(found) == ["50", "100"]
+    expected = torch.nn.functional.cosine_similarity(
+        link.bridge(rows, noise_timestep=50), link.target(rows.flip(0))
+    ).mean()
+    assert found["50"] == pytest.approx(expected.item(), abs=1e-6)
+    assert tuple(sorted(S_STAR_GRID)) == S_STAR_GRID
