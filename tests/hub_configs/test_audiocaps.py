@@ -7,6 +7,7 @@ import torch
 from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder
 from diffusion_link_hf.decoder import CaptionDecoder
 from diffusion_link_hf.training.arguments import load_recipe
+from diffusion_link_hf.training.bridge_trainer import METHODS
 from factories import make_tokenizer
 
 CONFIGS = {"zeroshot": (1, 1, "text_only"), "supervised": (10, 2, "supervised")}
@@ -89,3 +90,11 @@ def test_recipes_fit_the_full_size(case):
     assert (decoder.keep, decoder.patience, decoder.validate_metric) == ("last", 0, "loss")  # as in the paper
     four_bit = load_recipe(case[0] / "decoder.yaml", ["load_in_4bit=true", "gradient_checkpointing=true"])
     assert four_bit.load_in_4bit
+
+
+def test_the_second_preset_is_the_method_of_the_bridge_zoo(pytestconfig):
+    link = load_recipe(pytestconfig.rootpath / "hub_configs/audiocaps-zeroshot/link-shallow.yaml")
+    method = METHODS["diffusion-link-shallow"]
+    assert link.max_train_timestep == method.max_train_timestep
+    shared = method.config(512).items() - {("embedding_dim", 512)}
+    assert shared <= link.model.items()

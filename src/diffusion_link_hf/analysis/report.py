@@ -169,6 +169,7 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
         f"{data['train_recordings']:,} other recordings. Seeds: {', '.join(map(str, seeds))}. "
         f"{intervals_line(settings)} “Audio” is the side that a bridge comes from, “text” the one that it leads to.\n",
         *_training_line(document["training"]),
+        *left_out_section(data.get("left_out", ())),
         "## Who wins\n",
         *[f"- {line}" for line in _winners(methods)],
         "",
@@ -228,6 +229,14 @@ def intervals_line(settings: Mapping[str, Any]) -> str:
         f"Brackets: {settings['level']:.0%} intervals of the mean over seeds, by {settings['resamples']:,} bootstrap "
         "resamples of recordings; ±: standard deviation over seeds."
     )
+
+
+def left_out_section(failures: Sequence[Mapping[str, str]]) -> list[str]:
+    """The recordings that could not be embedded, each with its reason."""
+    if not failures:
+        return []
+    rows = ([failure["audio"], failure["reason"].replace("|", "\\|")] for failure in failures)
+    return [f"{len(failures):,} recordings are left out, with their captions:\n", table(["recording", "why"], rows)]
 
 
 def times_section(times: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from ..errors import DataError, InputError
 from .options import positive
+from .raw_data import add_clap_options, embedded, left_out
 from .variants import Variant
 
 # Without them no table says whether a bridge is worth its trouble.
@@ -24,8 +25,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="PATH",
-        help="embedding cache (a folder), or a safetensors file with source (N, D), target (N, D), optional group (N,)",
+        help="embedding cache (a folder), or a safetensors file with source (N, D), target (N, D), optional group "
+        "(N,); with --clap also captioned recordings: own folder, AudioCaps, Clotho, Hub id",
     )
+    add_clap_options(parser)
     parser.add_argument("--reverse", action="store_true", help="bridge target → source (text → audio) instead")
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument(
@@ -78,11 +81,14 @@ def split_data(args: argparse.Namespace):
 
     if not 0 < args.held_out < 1:
         raise InputError("--held-out", f"is {args.held_out}", "Use a share between 0 and 1")
-    pairs = load_pairs(args.embeddings, args)
+    embeddings = embedded(args.embeddings, args.clap, args.output, args.split, not args.quiet)
+    pairs = load_pairs(embeddings, args)
     name, chosen = Path(args.embeddings).name, {"split_seed": args.split_seed, "reversed": args.reverse}
+    chosen["left_out"] = left_out(embeddings)
     if args.test is not None:
         test = load_pairs(args.test, args)
         check_same_space(pairs, test, args.test)
+        chosen["left_out"] += left_out(args.test)
         chosen |= {"test": Path(args.test).name, "test_fingerprint": test.fingerprint}
         return pairs, test, describe_data(name, pairs, test, pairs.fingerprint, **chosen)
     train, held_out = pairs.split(args.held_out, args.split_seed)

@@ -17,6 +17,7 @@ from .experiment import (
     training_recipe,
 )
 from .options import positive
+from .raw_data import is_embedded
 from .variants import Experiment, read_experiment
 
 DESCRIPTION = """Measure how well bridges close the gap between two modalities.
@@ -47,7 +48,9 @@ def add_parser(commands) -> argparse.ArgumentParser:
         help="all but the slow U-Net, none, or names; an unknown one lists them (default: all, none with --variants)",
     )
     parser.add_argument(
-        "--model", metavar="FOLDER", help="also the link of a pipeline, fitted before (Hub id or folder)"
+        "--model",
+        metavar="FOLDER",
+        help="also the link of a pipeline (Hub id or folder), whose CLAP embeds data that are recordings",
     )
     parser.add_argument(
         "--bridge",
@@ -97,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_figures:
         check_libraries(args.projection)
     settings = EvaluationSettings(resamples=args.resamples, seed=args.split_seed, kl_components=args.kl_components)
+    if args.clap is None and args.model is not None and not is_embedded(args.embeddings):
+        args.clap = args.model
     train, held_out, data = split_data(args)
     check_data(held_out, train, settings)
     bridges = [load_bridge(name, folder) for name, folder in given]
