@@ -68,7 +68,8 @@ class HubClient:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment | {"PYTHONPATH": paths},
+            # torch's own thread pool, which the threads of transformers' loader would start, does not survive a fork.
+            env=environment | {"PYTHONPATH": paths, "HF_DEACTIVATE_ASYNC_LOAD": "1"},
         )
 
     def ask(self, *jobs: dict[str, Any]) -> list[dict[str, Any]]:
