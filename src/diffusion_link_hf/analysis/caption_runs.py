@@ -16,6 +16,7 @@ from .. import __version__
 from ..data.embedding_cache import EmbeddingCache
 from ..decoder import CaptionDecoder
 from ..errors import DataError, InputError
+from ..files import sync
 from ..metrics import CaptionScores, score_captions
 from ..models.prefix_projector import PrefixProjector
 from ..training.arguments import DecoderTrainingArguments
@@ -279,8 +280,7 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
     os.replace(temporary, path)
 
 

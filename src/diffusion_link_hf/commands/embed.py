@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from ..errors import DataError, InputError
-from .options import positive
+from ..files import make_writable
+from .options import not_negative, positive
 
 DESCRIPTION = """Embed the recordings and captions of a data set with a frozen CLAP.
 
@@ -55,14 +56,6 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of CLAP")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     return parser
-
-
-def not_negative(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,10 +132,7 @@ def prepare_folder(folder: Path) -> None:
     Raises:
         DataError: it cannot be made, or nothing can be written there.
     """
-    import tempfile
-
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_writable(folder)
     except OSError as error:
         raise DataError(folder, f"cannot be written ({error.strerror})", "Name another --output") from error

@@ -70,8 +70,11 @@ def named_folder(text: str) -> tuple[str, str]:
     return name, folder
 
 
-def split_data(args: argparse.Namespace):
+def split_data(args: argparse.Namespace, default_clap: str | None = None):
     """Training and held-out `EmbeddingPairs`, which share no recording, and what the report says of them.
+
+    Args:
+        default_clap: embeds recordings where ``--clap`` is not given.
 
     Raises:
         DataError: data that cannot be read, nothing held out, or test data of another width or CLAP.
@@ -81,7 +84,7 @@ def split_data(args: argparse.Namespace):
 
     if not 0 < args.held_out < 1:
         raise InputError("--held-out", f"is {args.held_out}", "Use a share between 0 and 1")
-    embeddings = embedded(args.embeddings, args.clap, args.output, args.split, not args.quiet)
+    embeddings = embedded(args.embeddings, args.clap, args.output, args.split, not args.quiet, default_clap)
     pairs = load_pairs(embeddings, args)
     name, chosen = Path(args.embeddings).name, {"split_seed": args.split_seed, "reversed": args.reverse}
     chosen["left_out"] = left_out(embeddings)

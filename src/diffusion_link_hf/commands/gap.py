@@ -17,7 +17,6 @@ from .experiment import (
     training_recipe,
 )
 from .options import positive
-from .raw_data import is_embedded
 from .variants import Experiment, read_experiment
 
 DESCRIPTION = """Measure how well bridges close the gap between two modalities.
@@ -100,9 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_figures:
         check_libraries(args.projection)
     settings = EvaluationSettings(resamples=args.resamples, seed=args.split_seed, kl_components=args.kl_components)
-    if args.clap is None and args.model is not None and not is_embedded(args.embeddings):
-        args.clap = args.model
-    train, held_out, data = split_data(args)
+    train, held_out, data = split_data(args, default_clap=args.model)
     check_data(held_out, train, settings)
     bridges = [load_bridge(name, folder) for name, folder in given]
     bridges = [*fit_bridges(args, [*methods, *experiment.variants], train), *bridges]

@@ -16,18 +16,27 @@ def add_clap_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="of such data, such as test")
 
 
-def embedded(data: str, clap: str | None, output: str, split: str | None, progress: bool) -> str:
+def embedded(
+    data: str, clap: str | None, output: str, split: str | None, progress: bool, default_clap: str | None = None
+) -> str:
     """The path of the embeddings of ``data``: itself, or the cache below ``output`` that is made of it here.
 
     An interrupted embedding goes on where it was.
 
+    Args:
+        clap: asked for by the user, which embeddings have no use for.
+        default_clap: in its place where recordings need one.
+
     Raises:
         DiffusionLinkError: recordings without a CLAP to embed them, or either cannot be read.
     """
-    if is_embedded(data):
+    from ..data.embedding_shards import MANIFEST
+
+    if Path(data).suffix == ".safetensors" or (Path(data) / MANIFEST).is_file():
         if clap is not None or split is not None:
             raise InputError("--clap or --split", f"is given, but {data} holds embeddings", "Leave it out")
         return data
+    clap = clap or default_clap
     if clap is None:
         raise DataError(data, "holds no embedding cache and no pairs", "Check the path; recordings also need a --clap")
 
@@ -44,14 +53,8 @@ def embedded(data: str, clap: str | None, output: str, split: str | None, progre
     return str(cache)
 
 
-def is_embedded(data: str) -> bool:
-    """Whether ``data`` names an embedding cache or a file of pairs."""
-    return Path(data).suffix == ".safetensors" or (Path(data) / "manifest.json").is_file()
-
-
 def left_out(embeddings: str) -> list[dict[str, str]]:
     """{"audio", "reason"} of the recordings that could not be embedded, as the cache's manifest has them."""
-    from ..hub.loading import read_json
+    from ..data.embedding_shards import read_manifest
 
-    manifest = Path(embeddings) / "manifest.json"
-    return list(read_json(manifest).get("failures", ())) if manifest.is_file() else []
+    return list(read_manifest(Path(embeddings)).get("failures", ())) if Path(embeddings).is_dir() else []

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import DataError
+from ..files import sync, sync_folder
 
 FORMAT = "diffusion-link embedding cache 2"
 MANIFEST, LOCK = "manifest.json", ".manifest.lock"
@@ -259,10 +260,9 @@ def write_file(path: Path, content: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -271,16 +271,6 @@ def write_file(path: Path, content: bytes) -> None:
             f"cannot be written ({error.strerror or error})",
             "Free some space, or check the folder; whole shards are kept",
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """The renaming, too, has to reach the disk; Windows does that by itself and cannot open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _checksum(path: Path) -> str | None:

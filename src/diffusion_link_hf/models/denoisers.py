@@ -4,16 +4,15 @@ from itertools import pairwise
 
 import torch
 from diffusers import DDIMScheduler
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 from torch.nn import functional as F
 
 from ..errors import InputError
 from ..sampling import add_noise
-from .diffusion_link import ResidualBlock
+from .diffusion_link import ResidualMlpLayers, sinusoids
 
 
-class ResidualMlp(nn.Module):
+class ResidualMlp(ResidualMlpLayers, nn.Module):
     """The network of Diffusion-Link (paper §3), here for other bridges; its last Linear starts at zero.
 
     Args:
@@ -35,24 +34,14 @@ class ResidualMlp(nn.Module):
         condition_dim: int = 0,
     ):
         super().__init__()
-        if time_embed_dim % 2:
-            raise InputError("time_embed_dim", f"is {time_embed_dim}", "Use an even number: half sines, half cosines")
-        self.time_embed_dim = time_embed_dim
-        self.time_embed = nn.Sequential(
-            nn.Linear(time_embed_dim, time_embed_dim), nn.SiLU(), nn.Linear(time_embed_dim, time_embed_dim)
-        )
-        self.proj_in = nn.Linear(embedding_dim + condition_dim, width)
-        self.blocks = nn.ModuleList(ResidualBlock(width, time_embed_dim, dropout) for _ in range(num_blocks))
-        self.proj_out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, embedding_dim))
-        nn.init.zeros_(self.proj_out[-1].weight)
-        nn.init.zeros_(self.proj_out[-1].bias)
+        self._make_layers(embedding_dim, width, num_blocks, time_embed_dim, dropout, condition_dim)
 
     def forward(
         self, sample: torch.Tensor, timestep: torch.Tensor | int, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(B, D), timestep for all or (B,), (B, C) or None → (B, D)."""
         x = self.proj_in(sample if condition is None else torch.cat([sample, condition], dim=-1))
-        t = self.time_embed(_sinusoids(timestep, self.time_embed_dim, x))
+        t = self._embed_time(timestep, x)
         for block in self.blocks:
             x = block(x, t)
         return self.proj_out(x)
@@ -127,7 +116,7 @@ class UNet1d(nn.Module):
     def forward(self, sample: torch.Tensor, timestep: torch.Tensor | int) -> torch.Tensor:
         """(B, D), timestep for all or (B,) → (B, D)."""
         first = x = self.conv_in(sample[:, None])  # (B, C, D)
-        t = self.time_embed(_sinusoids(timestep, self.time_embed_dim, x))
+        t = self.time_embed(sinusoids(timestep, self.time_embed_dim, x))
         skips = []
         for block1, block2, attention, down in self.downs:
             x = block1(x, t)
@@ -198,12 +187,6 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.normalize(x, dim=1) * self.gain * x.shape[1] ** 0.5
-
-
-def _sinusoids(timestep: torch.Tensor | int, width: int, like: torch.Tensor) -> torch.Tensor:
-    """Timestep for all or (B,) → (1 or B, ``width``) on the device and in the dtype of ``like``."""
-    timesteps = torch.as_tensor(timestep, device=like.device).reshape(-1)
-    return get_timestep_embedding(timesteps, width, flip_sin_to_cos=True, downscale_freq_shift=0).to(like.dtype)
 
 
 def draw_noised(

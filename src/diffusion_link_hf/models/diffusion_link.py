@@ -55,7 +55,43 @@ class ResidualBlock(nn.Module):
         return change
 
 
-class DiffusionLinkModel(BridgeModel):
+def sinusoids(timestep: torch.Tensor | int | list[int], width: int, like: torch.Tensor) -> torch.Tensor:
+    """One or S timesteps → (S, ``width``) on the device and in the dtype of ``like``."""
+    timesteps = torch.as_tensor(timestep, device=like.device).reshape(-1)
+    return get_timestep_embedding(timesteps, width, flip_sin_to_cos=True, downscale_freq_shift=0).to(like.dtype)
+
+
+class ResidualMlpLayers:
+    """The layers of RCG's RDM MLP (paper §3), for the modules that have them; the last Linear starts at zero."""
+
+    def _make_layers(
+        self,
+        embedding_dim: int,
+        width: int,
+        num_blocks: int,
+        time_embed_dim: int,
+        dropout: float,
+        condition_dim: int = 0,
+    ) -> None:
+        if time_embed_dim % 2:
+            raise InputError(
+                "time_embed_dim", f"is {time_embed_dim}", "Use an even number: half of it are sines, half cosines"
+            )
+        self.time_embed = nn.Sequential(
+            nn.Linear(time_embed_dim, time_embed_dim), nn.SiLU(), nn.Linear(time_embed_dim, time_embed_dim)
+        )
+        self.proj_in = nn.Linear(embedding_dim + condition_dim, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width, time_embed_dim, dropout) for _ in range(num_blocks))
+        self.proj_out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, embedding_dim))
+        nn.init.zeros_(self.proj_out[-1].weight)
+        nn.init.zeros_(self.proj_out[-1].bias)
+
+    def _embed_time(self, timestep: torch.Tensor | int | list[int], like: torch.Tensor) -> torch.Tensor:
+        """One or S timesteps → (S, T) on the device and in the dtype of ``like``."""
+        return self.time_embed(sinusoids(timestep, self.time_embed[0].in_features, like))
+
+
+class DiffusionLinkModel(ResidualMlpLayers, BridgeModel):
     """The denoiser φ(z_s, s) of Diffusion-Link (arXiv 2510.11330): RCG's RDM MLP over CLAP embeddings.
 
     `bridge` normalises, noises to s*, denoises by DDIM to the clean step, and L2-normalises (paper §2 and §4).
@@ -95,19 +131,8 @@ class DiffusionLinkModel(BridgeModel):
         shallow_timesteps(
             noise_timestep, num_inference_steps
         )  # refuses impossible values here rather than at first use
-        if time_embed_dim % 2:
-            raise InputError(
-                "time_embed_dim", f"is {time_embed_dim}", "Use an even number: half of it are sines, half cosines"
-            )
         self._register_statistics(embedding_dim)
-        self.time_embed = nn.Sequential(
-            nn.Linear(time_embed_dim, time_embed_dim), nn.SiLU(), nn.Linear(time_embed_dim, time_embed_dim)
-        )
-        self.proj_in = nn.Linear(embedding_dim, width)
-        self.blocks = nn.ModuleList(ResidualBlock(width, time_embed_dim, dropout) for _ in range(num_blocks))
-        self.proj_out = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, embedding_dim))
-        nn.init.zeros_(self.proj_out[-1].weight)
-        nn.init.zeros_(self.proj_out[-1].bias)
+        self._make_layers(embedding_dim, width, num_blocks, time_embed_dim, dropout)
         self.gradient_checkpointing = False
 
     def forward(
@@ -129,16 +154,6 @@ class DiffusionLinkModel(BridgeModel):
                 x = block(x, t)
         x = self.proj_out(x)
         return DiffusionLinkModelOutput(sample=x) if return_dict else (x,)
-
-    def _embed_time(self, timestep: torch.Tensor | int | list[int], like: torch.Tensor) -> torch.Tensor:
-        """One or several timesteps → (S, T) on the device and in the dtype of ``like``."""
-        angles = get_timestep_embedding(
-            torch.as_tensor(timestep, device=like.device).reshape(-1),
-            self.config.time_embed_dim,
-            flip_sin_to_cos=True,
-            downscale_freq_shift=0,
-        )
-        return self.time_embed(angles.to(like.dtype))
 
     def _bridge(self, embeds, modality, *, noise_timestep, **options):
         # `forward`, with what depends on the timestep alone computed for the whole grid at once.

@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from ..errors import DataError, RecipeError
+from ..files import sync, sync_folder
 
 STATE, IDENTITY = "state.pt", "identity.json"
 # What may change between an interrupted run and its continuation. Of folders the content counts, not the path.
@@ -66,11 +67,11 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
         temporary.mkdir(parents=True)
         with open(temporary / STATE, "wb") as file:
             torch.save(state, file)
-            _sync(file)
+            sync(file)
         with open(temporary / IDENTITY, "w", encoding="utf-8") as file:
             json.dump({**who, "step": step}, file)
-            _sync(file)
-        _sync_folder(temporary)
+            sync(file)
+        sync_folder(temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
@@ -78,25 +79,10 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
-    _sync_folder(root)
+    sync_folder(root)
     for old in _checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final
-
-
-def _sync(file: IO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes names durable: a file's own fsync does not cover its entry in the folder. Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:

@@ -1,7 +1,6 @@
 """What every stage checks before its first step, so that nothing fails when the result is to be written."""
 
 import inspect
-import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from ..errors import DiffusionLinkError, RecipeError
+from ..files import make_writable
 from .arguments import TrainingArguments
 from .trackers import available_tracker
 
@@ -45,8 +45,7 @@ def prepare_output(folder: Path) -> None:
         RecipeError: it cannot be made, or nothing can be written there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_writable(folder)
     except OSError as error:
         raise RecipeError("output", f"{folder} cannot be written ({error})", "Name another folder") from error
 
