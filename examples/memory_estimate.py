@@ -55,10 +55,7 @@ def table(decoder: Path, batch_size: int, length: int, gpus: list[int]) -> str:
                 checkpointed = estimate_memory(sizes, mode, count, strategy, gradient_checkpointing=True)
                 where = f"{count} {strategy.upper()}" if count > 1 else "1"
                 lines.append(f"| {name} | {where} | {cells(plain)} | {checkpointed.total / GIB:.1f} |")
-    lines += [
-        "",
-        "FSDP: what sharding would bring. examples/train.py itself runs data parallel (DDP) and refuses FSDP.",
-    ]
+    lines += ["", "DDP and FSDP: hub_configs/accelerate/ddp.yaml and fsdp.yaml. 4-bit weights cannot be sharded."]
     return "\n".join(lines)
 
 

@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(parts, monkeypatch):
 def _killed_after(train_decoder):
     """`train_decoder` that is interrupted when its second checkpoint is written."""
 
-    def train(arguments):
+    def train(arguments, progress):
         from diffusion_link_hf.training import decoder_trainer
 
         save, saved = decoder_trainer.save_checkpoint, []
@@ -132,7 +132,7 @@ def _killed_after(train_decoder):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(decoder_trainer, "save_checkpoint", save_and_die)
-            return train_decoder(arguments)
+            return train_decoder(arguments, progress)
 
     return train
 

@@ -47,7 +47,9 @@ def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_nee
     arguments = [*given, "--events", tmp_path / "events.json", "--seeds", 0]
     assert run(evaluate, *arguments, "--methods", "none", "centring") == 0
     output = tmp_path / "report"
-    assert capsys.readouterr().out.strip() == str(output / "report.md")
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(output / "report.md")
+    assert "decoder" not in printed.err  # --quiet, so no progress bar either
     document = json.loads((output / "results.json").read_text())
     assert {mode: list(methods) for mode, methods in document["modes"].items()} == {
         "zero-shot": ["none", "centring"],
@@ -68,7 +70,9 @@ def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_nee
     # One method more: only that is trained; equal arguments: none, and the same bytes.
     arguments += ["--methods", "none", "c3", "centring"]
     trained, train = [], caption_runs.train_decoder
-    monkeypatch.setattr(caption_runs, "train_decoder", lambda args: (trained.append(args.mode), train(args)))
+    monkeypatch.setattr(
+        caption_runs, "train_decoder", lambda args, *rest: (trained.append(args.mode), train(args, *rest))
+    )
     assert run(evaluate, *arguments) == 0
     assert trained == ["text_only"]
     before = {name: (output / name).read_bytes() for name in ("report.md", "results.json", "captions.jsonl")}

@@ -50,14 +50,17 @@ def test_shares_of_the_link_loss_add_up(count, paired, options):
     assert_same(loss_and_gradients(link_loss, link, count, source, target, **options), whole)
 
 
-def test_shares_of_an_own_loss_add_up():
-    """Of a loss without noise; with noise, each share draws its own."""
-    bridge = build_bridge("mlp", EMBEDDING_DIM, width=16, time_embed_dim=8).double()
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("method", ["mlp", "diffgap", "diffusion-bridge"])
+def test_shares_of_an_own_loss_add_up(method, count):
+    """Those of noise too: it is drawn for the whole batch."""
+    torch.manual_seed(0)
+    bridge = build_bridge(method, EMBEDDING_DIM, width=16, time_embed_dim=8).double()
     for parameter in bridge.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     source, target = (5 * unit(make_rows(7, seed)).double() for seed in (1, 2))
     whole = loss_and_gradients(own_loss, bridge, 1, source, target)
-    assert_same(loss_and_gradients(own_loss, bridge, 3, source, target), whole)
+    assert_same(loss_and_gradients(own_loss, bridge, count, source, target), whole)
 
 
 @pytest.mark.parametrize(("rows", "count"), [(7, 3), (128, 8), (5, 5)])

@@ -7,13 +7,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
-from safetensors.torch import load_file
-from training_factories import decoder_arguments, link_arguments, make_base, make_cache
+from training_factories import decoder_arguments, link_arguments, make_base, make_uneven_cache, relative_difference
 
 from diffusion_link_hf.errors import RecipeError
 from diffusion_link_hf.training.decoder_trainer import train_decoder
@@ -22,27 +20,13 @@ from diffusion_link_hf.training.link_trainer import train_link
 TRAIN = {"link": train_link, "decoder": train_decoder}
 
 
-def relative_difference(a, b) -> float:
-    """‖a − b‖ / ‖a‖ over all weights that two runs wrote."""
-    squares = torch.zeros(2, dtype=torch.float64)
-    files = sorted(path.relative_to(a) for path in a.rglob("*.safetensors"))
-    assert files
-    for file in files:
-        ours, theirs = load_file(a / file), load_file(b / file)
-        for name in ours:
-            squares += torch.stack([(ours[name] - theirs[name]).double().square().sum(), ours[name].square().sum()])
-    return float((squares[0] / squares[1]).sqrt())
-
-
 @pytest.fixture
 def runs(tmp_path):
-    """Recipes by stage, of 200 and 40 steps; batches and captions that two processes cannot halve evenly."""
-    cache = make_cache()
-    cache.captions = [f"{caption} {'again ' * (k % 7)}" for k, caption in enumerate(cache.captions)]
-    cache.save(tmp_path / "cache")
+    """Recipes by stage, of 200 steps; batches and captions that two processes cannot halve evenly."""
+    make_uneven_cache().save(tmp_path / "cache")
     base = make_base(tmp_path / "base")
     link = {"max_steps": 200, "batch_size": 33, "topology_weight": 20.0, "max_grad_norm": 1.0, "keep": "best"}
-    decoder = {"max_steps": 40, "batch_size": 7, "learning_rate": 2e-3, "keep": "best", "validate_every": 20}
+    decoder = {"max_steps": 200, "batch_size": 7, "learning_rate": 2e-3, "keep": "best", "validate_every": 20}
     return {
         "link": link_arguments(tmp_path / "cache", tmp_path / "one" / "link", **link),
         "decoder": decoder_arguments(tmp_path / "cache", base, tmp_path / "one" / "decoder", **decoder),
@@ -51,7 +35,7 @@ def runs(tmp_path):
 
 @pytest.mark.parametrize("stage", ["link", "decoder"])
 def test_two_processes_are_one(runs, tmp_path, pytestconfig, stage):
-    """Topology over the whole batch, the loss per caption token of the whole batch: 1e-5 after 200 and 40 steps."""
+    """Topology over the whole batch, the loss per caption token of the whole batch; ``pytest -rP`` prints it."""
     TRAIN[stage](runs[stage])
     recipe = dataclasses.asdict(runs[stage]) | {"output": str(tmp_path / "two" / stage)}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -62,7 +46,9 @@ def test_two_processes_are_one(runs, tmp_path, pytestconfig, stage):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *script], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert relative_difference(tmp_path / "one" / stage, tmp_path / "two" / stage) < 1e-5
+    difference = relative_difference(tmp_path / "one" / stage, tmp_path / "two" / stage)
+    print(f"weights of the {stage} differ by {difference:.1e} (relative)")
+    assert difference < 1e-5
     one, two = (json.loads((tmp_path / name / stage / "metrics.json").read_text()) for name in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["steps"] == two["steps"]
@@ -88,17 +74,18 @@ def test_where_the_rows_lie_changes_nothing(runs, tmp_path):
     assert whole[0]["link"] == whole[1]["link"]
 
 
-@pytest.mark.parametrize("name", ["ddp", "ddp_cpu"])
+@pytest.mark.parametrize("name", ["ddp", "ddp_cpu", "fsdp"])
 def test_the_launch_files_are_accelerates(name, pytestconfig):
     folder = pytestconfig.rootpath / "hub_configs" / "accelerate"
     config = load_config_from_file(str(folder / f"{name}.yaml"))
-    assert (config.distributed_type, config.num_processes, config.use_cpu) == ("MULTI_GPU", 2, name == "ddp_cpu")
+    kind = "FSDP" if name == "fsdp" else "MULTI_GPU"
+    assert (config.distributed_type, config.num_processes, config.use_cpu) == (kind, 2, name == "ddp_cpu")
 
 
-@pytest.mark.parametrize("stage", ["link", "decoder"])
-@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-def test_sharded_training_is_refused(runs, monkeypatch, stage, kind):
-    """Rather than written wrongly: weights would have to be gathered first."""
+@pytest.mark.parametrize(
+    ("stage", "kind"), [("link", DistributedType.FSDP), *((s, DistributedType.DEEPSPEED) for s in TRAIN)]
+)
+def test_launches_that_a_stage_cannot_serve_are_refused(runs, monkeypatch, stage, kind):
     monkeypatch.setattr(Accelerator, "distributed_type", kind)
     with pytest.raises(RecipeError, match=f"asks for {kind.value}") as caught:
         TRAIN[stage](runs[stage])

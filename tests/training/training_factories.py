@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from diffusion_link_hf import EmbeddingCache
 from diffusion_link_hf.data.embedding_cache import clap_fingerprint
@@ -29,6 +30,13 @@ def make_cache(n=240, seed=0, clap=None) -> EmbeddingCache:
         [f"{i}.wav" for i in range(n)],
         {"clap": clap_fingerprint(clap) if clap else None},
     )
+
+
+def make_uneven_cache() -> EmbeddingCache:
+    """`make_cache` with captions of one to seven words."""
+    cache = make_cache()
+    cache.captions = [f"{caption} {'again ' * (k % 7)}" for k, caption in enumerate(cache.captions)]
+    return cache
 
 
 def make_base(folder: Path) -> Path:
@@ -75,3 +83,14 @@ def decoder_arguments(cache, base, output, **changes):
     return DecoderTrainingArguments(
         cache=str(cache), output=str(output), base_model=str(base), **{**options, **changes}
     )
+
+
+def relative_difference(a: Path, b: Path) -> float:
+    """The largest ‖a − b‖ / ‖a‖ of the files that two runs wrote; a frozen base in a file of its own hides nothing."""
+    found = []
+    for path in sorted(a.rglob("*.safetensors")):
+        ours, theirs = load_file(path), load_file(b / path.relative_to(a))
+        assert set(ours) == set(theirs)
+        difference = sum((ours[name] - theirs[name]).double().square().sum() for name in ours)
+        found.append(float(difference / sum(value.double().square().sum() for value in ours.values())) ** 0.5)
+    return max(found)

@@ -147,12 +147,18 @@ class CaptionRuns:
         recipe: of all runs.
         fit: fits a bridge: (method, seed, output folder).
         keep: whether fitted bridges and trained decoders are kept.
+        progress: whether to show a progress bar for each decoder.
     """
 
     def __init__(
-        self, folder: Path, recipe: CaptioningRecipe, fit: Callable[[str, int, Path], object], keep: bool = False
+        self,
+        folder: Path,
+        recipe: CaptioningRecipe,
+        fit: Callable[[str, int, Path], object],
+        keep: bool = False,
+        progress: bool = True,
     ):
-        self.folder, self.recipe, self.fit, self.keep = folder, recipe, fit, keep
+        self.folder, self.recipe, self.fit, self.keep, self.progress = folder, recipe, fit, keep, progress
 
     def claim(self, identity: dict[str, Any]) -> None:
         """Make the folder this identity's.
@@ -209,7 +215,7 @@ class CaptionRuns:
         resumed = (decoder / "checkpoints").is_dir()
         arguments = self.recipe.arguments(run.mode, run.seed, cache, decoder, bridge and bridge / "link")
         started = time.monotonic()
-        train_decoder(arguments)
+        train_decoder(arguments, self.progress)
         trained = time.monotonic()
         captions = self._captions(decoder, bridge, cache, held_out)
         seconds = {

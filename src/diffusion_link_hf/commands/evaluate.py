@@ -147,7 +147,11 @@ def run(args: argparse.Namespace) -> int:
         rehearse_scoring(held_out.references, metrics)
         pairs = EmbeddingPairs.from_cache(train)
         runs = CaptionRuns(
-            folder, recipe, lambda method, seed, output: fit(args, method, seed, pairs, output), args.keep_models
+            folder,
+            recipe,
+            lambda method, seed, output: fit(args, method, seed, pairs, output),
+            args.keep_models,
+            progress=not args.quiet,
         )
         runs.claim(recipe.identity(train, test, base))
         train.save(work / "cache")

@@ -30,7 +30,7 @@ class BridgeModel(StrictModel):
     Owns the normalisation (paper §2), which happens here and nowhere else. Its statistics are persistent buffers:
     ``audio_mean`` and ``text_mean``, (D,) float32, means of the L2-normalised *training* embeddings, zero until
     `fit_statistics`. Subclasses implement `_bridge`; a row's result must not depend on the rows beside it. One that has
-    a closed form also implements `_fit`; one that is trained, ``training_loss`` (see `training.bridge_trainer`).
+    a closed form also implements `_fit`; one that is trained, ``training_loss``: see `training.bridge_losses.own_loss`.
 
     "audio" and "text" name the two sides of any pair of modalities: "audio" is where a bridge comes from, "text" where
     it leads to. For a bridge of reversed pairs (text → audio), or of image and text, read them as source and target.

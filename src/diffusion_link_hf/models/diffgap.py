@@ -78,15 +78,17 @@ class DiffGapModel(BridgeModel):
         scheduler: DDIMScheduler,
         generator: torch.Generator,
         max_train_timestep: int,
+        rows: slice = slice(None),
     ) -> torch.Tensor:
-        """E‖e^t − φ_text(e^t_s, s, e^a)‖² + E‖e^a − φ_audio(e^a_s, s, e^t)‖². See `training.bridge_trainer`."""
+        """E‖e^t − φ_text(e^t_s, s, e^a)‖² + E‖e^a − φ_audio(e^a_s, s, e^t)‖². See `training.bridge_losses.own_loss`."""
         if not len(source):
             raise DataError("source", "is empty", "DiffGAP learns from matched pairs only")
         target = target[: len(source)]
         loss = target.new_zeros(())
         for side, clean, condition in (("text", target, source), ("audio", source, target)):
             state, timesteps = draw_noised(clean, scheduler, max_train_timestep, generator)
-            loss = loss + squared_error(clean, self(state, timesteps, condition, side).float())
+            predicted = self(state[rows], timesteps[rows], condition[rows], side)
+            loss = loss + squared_error(clean[rows], predicted.float())
         return loss
 
     def _bridge(self, embeds, modality, **options):

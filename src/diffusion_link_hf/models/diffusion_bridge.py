@@ -91,9 +91,11 @@ class DiffusionBridgeModel(BridgeModel):
         scheduler: DDIMScheduler,
         generator: torch.Generator,
         max_train_timestep: int,
+        rows: slice = slice(None),
     ) -> torch.Tensor:
-        """E‖e^t − φ(e^t_s, s)‖² on text alone; ``source`` is not looked at. See `training.bridge_trainer`."""
-        state, timesteps = draw_noised(target, scheduler, max_train_timestep, generator)
+        """E‖e^t − φ(e^t_s, s)‖² on text alone; ``source`` is not looked at. See `training.bridge_losses.own_loss`."""
+        drawn = draw_noised(target, scheduler, max_train_timestep, generator)
+        target, state, timesteps = (part[rows] for part in (target, *drawn))
         predicted = self(state, timesteps).float()
         if not self.config.snr_weight:
             return squared_error(target, predicted)

@@ -68,8 +68,10 @@ class RegressionBridge(BridgeModel):
         scheduler: DDIMScheduler,
         generator: torch.Generator,
         max_train_timestep: int,
+        rows: slice = slice(None),
     ) -> torch.Tensor:
-        """E‖y − ŷ(x)‖², and E‖y − ŷ(y)‖² where text goes through the map. See `training.bridge_trainer`."""
+        """E‖y − ŷ(x)‖², and E‖y − ŷ(y)‖² where text goes through the map. See `training.bridge_losses.own_loss`."""
+        source, target = source[rows], target[rows]
         loss = target.new_zeros(())
         if len(source):
             loss = loss + squared_error(target[: len(source)], self(source))

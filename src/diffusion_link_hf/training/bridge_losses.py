@@ -40,17 +40,13 @@ def own_loss(
     share: Share = WHOLE,
     **options,
 ) -> torch.Tensor:
-    """The bridge's ``training_loss``, which must be a mean over the rows of ``target``.
+    """The bridge's ``training_loss`` of a share of the batch.
 
-    It draws its own noise, so that each share has a generator of its own, derived from the batch's: a run on several
-    processes sees other noise than a run on one, though the same rows.
+    That method takes the whole batch, draws timesteps and noise for all of it, and returns the mean over ``rows``, a
+    slice of its targets. So the shares' losses add up to that of the batch to rounding, gradients too.
     """
-    if share.count == 1:
-        return bridge.training_loss(source, target, scheduler, generator, max_train_timestep, **options)
-    seeds = torch.randint(2**62, (share.count,), generator=generator)
-    generator = torch.Generator().manual_seed(int(seeds[share.index]))
     rows = share.rows(len(target))
-    loss = bridge.training_loss(source[rows], target[rows], scheduler, generator, max_train_timestep, **options)
+    loss = bridge.training_loss(source, target, scheduler, generator, max_train_timestep, rows=rows, **options)
     return loss * ((rows.stop - rows.start) / len(target))
 
 

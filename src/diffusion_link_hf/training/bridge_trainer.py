@@ -327,7 +327,7 @@ def _loss_options(how: Method) -> list[str]:
     if how.how != "trained":
         return []
     loss = how.bridge.training_loss if how.loss is own_loss else how.loss
-    batch = {"self", "bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share"}
+    batch = {"self", "bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share", "rows"}
     return [name for name in inspect.signature(loss).parameters if name not in batch]
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from ..decoder import CaptionDecoder
 from ..errors import RecipeError
 from ..models.prefix_projector import PrefixProjector
+from .sharding import like, reshard, whole
 
 
 class CaptionModel(nn.Module):
@@ -27,21 +28,32 @@ class CaptionModel(nn.Module):
         """
         return self.decoder(self.projector(embeds), input_ids, attention_mask).loss * attention_mask.sum()
 
+    def write(self, embeds: torch.Tensor) -> list[str]:
+        """(B, D) → B captions, by greedy search."""
+        return [caption for (caption,) in self.decoder.generate(self.projector(embeds))]
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The classes of the base model's blocks, each of which FSDP gathers by itself; Accelerate asks for it."""
+        return list(self.decoder.base_model._no_split_modules or [])
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that training changes, by name; a frozen 7B base is not among them."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """A copy of them on the CPU."""
-        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.trained().items()}
+        """A copy of them on the CPU, whole; with FSDP all processes have to ask for it."""
+        reshard(self)
+        return {name: whole(weight.detach()).to("cpu", copy=True) for name, weight in self.trained().items()}
 
     @torch.no_grad()
     def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
         """Raises RecipeError for a state of other weights."""
+        reshard(self)
         own = self.trained()
         if set(own) != set(state):
             raise RecipeError(
                 "checkpoint", "trains other weights than this recipe", "Use another output, or remove its checkpoints"
             )
         for name, parameter in own.items():
-            parameter.copy_(state[name])
+            parameter.copy_(like(state[name], parameter))

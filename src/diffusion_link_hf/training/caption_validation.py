@@ -1,6 +1,7 @@
 """Validation of the decoder while it trains: loss per caption token, CIDEr-D of written captions, samples to read."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
@@ -116,30 +117,33 @@ class CaptionValidation:
         return -value if self.args.validate_metric == "loss" else value
 
     def samples(self, model: CaptionModel) -> list[tuple[str, str]]:
-        """(first reference, written caption) of a few recordings, on the main process."""
+        """(first reference, written caption) of a few recordings; all processes write them, as FSDP needs."""
         was_training = model.training
         model.eval()
-        recordings = list(self.first)[:SAMPLES] if self.accelerator.is_main_process else []
-        written = self._write(model, recordings)
+        recordings = list(self.first)[:SAMPLES]
+        written = self._write(model, torch.tensor([self.first[recording] for recording in recordings]))
         model.train(was_training)
         return [(self.references[recording][0], text) for recording, text in zip(recordings, written, strict=True)]
 
     @torch.no_grad()
     def _loss(self, model: CaptionModel) -> dict[str, float]:
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # loss and tokens, both summed
-        for part in self._own(self.rows).split(ROWS_AT_ONCE):
+        for part, counts in self._shares(self.rows):
             ids, mask = model.decoder.tokenize([self.cache.captions[i] for i in part.tolist()])
-            total[0] += model(self._embeds(part), ids, mask)
-            total[1] += mask.sum()
+            loss = model(self._embeds(part), ids, mask)
+            if counts:
+                total[0] += loss
+                total[1] += mask.sum()
         loss, tokens = self.accelerator.reduce(total, "sum").tolist()
         return {"loss": loss / tokens, "perplexity": math.exp(min(loss / tokens, 50))}
 
     def _cider_d(self, model: CaptionModel) -> float:
         recordings = list(self.first)[: self.args.validation_captions]
-        own = self._own(torch.arange(len(recordings))).tolist()
-        written = self._write(model, [recordings[k] for k in own])
-        rows = zip(own, written, strict=True)
-        captions = dict(gather_object(list(rows)) if self.accelerator.num_processes > 1 else rows)
+        own: list[tuple[int, str]] = []  # place among the recordings, caption
+        for places, counts in self._shares(torch.arange(len(recordings))):
+            written = self._write(model, torch.tensor([self.first[recordings[k]] for k in places.tolist()]))
+            own += zip(places.tolist(), written, strict=True) if counts else []
+        captions = dict(gather_object(own) if self.accelerator.num_processes > 1 else own)
         value = [0.0]
         if self.accelerator.is_main_process:
             candidates = [captions[k] for k in range(len(recordings))]
@@ -147,18 +151,21 @@ class CaptionValidation:
             value = [score_captions(candidates, references, ["cider_d"]).corpus["cider_d"]]
         return broadcast_object_list(value)[0]
 
-    def _write(self, model: CaptionModel, recordings: list[int]) -> list[str]:
-        texts: list[str] = []
-        rows = torch.tensor([self.first[recording] for recording in recordings], dtype=torch.long)
-        for part in rows.split(ROWS_AT_ONCE):
-            with torch.no_grad(), self.accelerator.autocast():
-                prefix = model.projector(self._embeds(part))
-                texts += [caption for (caption,) in model.decoder.generate(prefix)]
-        return texts
+    @torch.no_grad()
+    def _write(self, model: CaptionModel, rows: torch.Tensor) -> list[str]:
+        with self.accelerator.autocast():
+            return model.write(self._embeds(rows))
 
     def _embeds(self, rows: torch.Tensor) -> torch.Tensor:
         device = self.accelerator.device
         return embeds_of(self.cache, rows, self.args.mode, self.link, self.scheduler, device)
 
-    def _own(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows[self.accelerator.process_index :: self.accelerator.num_processes]
+    def _shares(self, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, bool]]:
+        """This process's part of ``rows`` (K,), batch by batch, and whether the batch counts.
+
+        Every process has as many batches, because with FSDP they gather weights in step: one that has no row left
+        works on another's, in vain.
+        """
+        for batch in rows.split(ROWS_AT_ONCE * self.accelerator.num_processes):
+            own = batch[self.accelerator.process_index :: self.accelerator.num_processes]
+            yield (own, True) if len(own) else (batch[:1], False)

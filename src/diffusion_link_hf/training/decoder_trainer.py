@@ -25,19 +25,24 @@ from .decoder_parts import DecoderParts, build_parts
 from .preparation import make_accelerator
 from .recipe_record import write_recipe
 from .schedules import warmup_cosine
+from .sharding import check_launch, gather_in_place, keep_in_step, load_optimiser_state, whole
 from .trackers import flat_figures, log_captions, start_tracker
 
 TOKENIZED_AT_ONCE = 1024
 
 
-def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
+def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
     """Run the decoder stage.
 
     Writes ``projector/``, ``decoder/``, ``metrics.json`` and ``recipe.yaml`` into the output folder; with ``clap`` in
     the recipe it is a complete pipeline folder. Data order and noise are functions of (seed, step); checkpoints resume
-    exactly, and the number of processes changes the result by rounding alone (and by dropout).
+    exactly, and the number of processes changes the result by rounding alone (and by dropout). FSDP spreads the
+    weights over them; checkpoints and results are whole, so that a run may go on without it, or with it.
 
     Everything that could keep the result from being written is checked before the first step.
+
+    Args:
+        progress: whether to show a progress bar.
 
     Returns:
         What metrics.json holds: ``loss`` (per caption token) and ``perplexity`` of the validation captions, ``cider_d``
@@ -52,7 +57,7 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
     """
     output = Path(args.output)
     accelerator = make_accelerator(args)
-    _check_processes(args, accelerator)
+    check_launch(accelerator, args.load_in_4bit)
     cache = EmbeddingCache.load(args.cache)
     train, validation = cache.split(args.validation_fraction, args.seed)
     if not len(trainable_rows(train, args.mode)):
@@ -66,7 +71,7 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
     judge = CaptionValidation(validation, args, parts.link, parts.scheduler, accelerator)
     run = DecoderOptimisation(train, parts, args, accelerator, judge)
     start_tracker(accelerator, args)
-    step = optimise(run, identity(asdict(args), data=cache.fingerprint, **parts.fingerprints))
+    step = optimise(run, identity(asdict(args), data=cache.fingerprint, **parts.fingerprints), progress)
     run.model.eval()
     figures = judge.measure(run.model)
     written = {
@@ -77,6 +82,7 @@ def train_decoder(args: DecoderTrainingArguments) -> dict[str, float]:
         **figures,
     }
     accelerator.log({f"result/{name}": value for name, value in flat_figures(written).items()}, run.step)
+    gather_in_place(run.model, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         _write(args, output, run.model, parts)
         (output / "metrics.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
@@ -125,19 +131,23 @@ class DecoderOptimisation:
             optimiser, lambda step: warmup_cosine(step, warmup, self.total)
         )
         self.wrapped, self.optimiser = accelerator.prepare(self.model, optimiser)
+        self.sharded = accelerator.distributed_type == DistributedType.FSDP
+        keep_in_step(self.model, "write", parts.decoder.base_model)
         self.best: dict[str, Any] = {}  # of ``keep: best`` and ``patience``: score, step and, to be kept, weights
         self.misses = 0  # validations since
         self.step = 0
 
     def state(self) -> dict[str, Any]:
-        """All that a continuation needs."""
+        """All that a continuation needs, whole: with FSDP all processes have to ask for it."""
         own = {"model": self.model.trained_state(), "best": self.best, "misses": self.misses}
-        return own | {name: part.state_dict() for name, part in self._parts().items()}
+        return own | {name: whole(part.state_dict()) for name, part in self._parts().items()}
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.model.load_trained_state(state["model"])
+        load_optimiser_state(self.optimiser, state["optimiser"])
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name != "optimiser":
+                part.load_state_dict(state[name])
         self.step, self.best, self.misses = step, state["best"], state["misses"]
 
     @property
@@ -203,15 +213,14 @@ class DecoderOptimisation:
         return parts | ({"scaler": self.accelerator.scaler} if self.accelerator.scaler is not None else {})
 
 
-def optimise(run: DecoderOptimisation, who: dict[str, Any]) -> int:
+def optimise(run: DecoderOptimisation, who: dict[str, Any], progress: bool = True) -> int:
     """Train to the end, from the newest checkpoint if the recipe says so; returns what `finish` does."""
     args, accelerator = run.args, run.accelerator
     checkpoints = Path(args.output) / "checkpoints"
     if args.resume and (saved := load_checkpoint(checkpoints, who)):
         run.restore(*saved)
-    bar = tqdm(
-        total=run.total, initial=run.step, desc="decoder", disable=not accelerator.is_main_process, mininterval=2
-    )
+    shown = progress and accelerator.is_main_process
+    bar = tqdm(total=run.total, initial=run.step, desc="decoder", disable=not shown, mininterval=2)
     if args.report_to != "none":
         accelerator.log({"train/padding_share": run.batches.padding_share(run.shares)}, run.step)
     run.model.train()
@@ -227,8 +236,10 @@ def optimise(run: DecoderOptimisation, who: dict[str, Any]) -> int:
             accelerator.log({f"validation/{name}": figure for name, figure in figures.items()}, run.step)
             if args.report_to != "none":
                 log_captions(accelerator, run.judge.samples(run.model), run.step)
-        if run.step % args.checkpoint_every == 0 and not run.ended and accelerator.is_main_process:
-            save_checkpoint(checkpoints, run.step, run.state(), who, args.keep_checkpoints)
+        if run.step % args.checkpoint_every == 0 and not run.ended and (run.sharded or accelerator.is_main_process):
+            state = run.state()
+            if accelerator.is_main_process:
+                save_checkpoint(checkpoints, run.step, state, who, args.keep_checkpoints)
     bar.close()
     return run.finish()
 
@@ -240,15 +251,6 @@ def token_counts(decoder, captions: list[str]) -> torch.Tensor:
         for first in range(0, len(captions), TOKENIZED_AT_ONCE)
     ]
     return torch.cat(counts)
-
-
-def _check_processes(args: DecoderTrainingArguments, accelerator: Accelerator) -> None:
-    """Raises RecipeError for a launch that this loop cannot serve."""
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.FSDP):
-        raise RecipeError(
-            "accelerate launch --config_file", f"asks for {kind.value}", "Use hub_configs/accelerate/ddp.yaml"
-        )
 
 
 def _write(args: DecoderTrainingArguments, output: Path, model: CaptionModel, parts: DecoderParts) -> None:

@@ -45,8 +45,8 @@ class BridgeOptimisation:
 
     Rows, timesteps and noise of a step are a function of (seed, step) alone, for the batch of all processes; each works
     on its share. So a run that was killed and started again ends with the same bits as one that was not, and one on
-    several processes has the curve of one on a single process, to rounding. (Dropout, and the noise of bridges with a
-    loss of their own, differ with the number of processes.)
+    several processes has the curve of one on a single process, to rounding. (Dropout differs with the number of
+    processes.)
 
     Args:
         bridge: on the device; it has the averaged weights in the end.
