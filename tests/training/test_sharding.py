@@ -53,15 +53,16 @@ def recipe(tmp_path):
 
 @pytest.fixture
 def launch(tmp_path, pytestconfig):
-    """(recipe, output, environment) → the finished process of a run on two CPUs."""
+    """(recipe, output, whether CPUs may, environment) → the finished process of a run on two CPUs."""
     root = pytestconfig.rootpath
 
-    def run(recipe, output, **environment):
+    def run(recipe, output, allowed=True, **environment):
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(dataclasses.asdict(recipe) | {"output": str(tmp_path / output)}))
         config = str(root / "hub_configs" / "accelerate" / "fsdp.yaml")
         command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-        command += ["--config_file", config, str(root / "tests" / "training" / "fsdp_on_cpu.py")]
+        command += ["--config_file", config]
+        command += [str(root / "tests" / "training" / "fsdp_on_cpu.py")] if allowed else []
         command += [str(root / "examples" / "train.py"), str(path)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
@@ -102,6 +103,14 @@ def test_a_killed_run_goes_on_sharded_or_not(recipe, launch, tmp_path):
     assert relative_difference(tmp_path / "two", tmp_path / "killed") == 0
     train_decoder(dataclasses.replace(recipe, output=str(tmp_path / "alone")))
     assert 0 < relative_difference(tmp_path / "two", tmp_path / "alone") < 1e-5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs can")
+def test_cpus_do_not_train_unsharded_in_silence(recipe, launch, tmp_path):
+    done = launch(recipe, "out", allowed=False)
+    assert done.returncode != 0
+    assert "asks for FSDP, which Accelerate offers on GPUs only. Use hub_configs/accelerate/ddp_cpu.yaml" in done.stderr
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 @pytest.mark.parametrize(

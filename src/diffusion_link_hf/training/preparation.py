@@ -1,12 +1,14 @@
 """What every stage checks before its first step, so that nothing fails when the result is to be written."""
 
 import inspect
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
 
 from ..errors import DiffusionLinkError, RecipeError
 from ..files import make_writable
@@ -20,8 +22,8 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     """The `Accelerator` of a stage, once its tracker, its precision and its output folder are known to work.
 
     Raises:
-        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, or ``output`` cannot be
-            written.
+        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, ``output`` cannot be written,
+            or processes on CPUs were launched with FSDP.
     """
     tracker = available_tracker(args)
     # Said in so many words: Accelerate takes processes that were started side by side on a machine without accelerator
@@ -30,12 +32,23 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     if args.mixed_precision == "fp16" and state.device.type == "cpu":
         raise RecipeError("mixed_precision", "is fp16, which a CPU cannot train in", "Use no or bf16, or a GPU")
     prepare_output(Path(args.output))
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=state.device.type == "cpu",
         mixed_precision=args.mixed_precision,
         log_with=tracker,
         project_dir=str(Path(args.output) / "logs"),
     )
+    if (
+        os.environ.get("ACCELERATE_USE_FSDP") == "true"
+        and accelerator.num_processes > 1
+        and accelerator.distributed_type != DistributedType.FSDP
+    ):
+        raise RecipeError(
+            "accelerate launch --config_file",
+            "asks for FSDP, which Accelerate offers on GPUs only",
+            "Use hub_configs/accelerate/ddp_cpu.yaml",
+        )
+    return accelerator
 
 
 def prepare_output(folder: Path) -> None:
