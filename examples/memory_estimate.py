@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from peft import PeftConfig
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
+from diffusion_link_hf.commands.options import positive
 from diffusion_link_hf.decoder import ADAPTER_FILE, BASE_FOLDER
 from diffusion_link_hf.errors import DiffusionLinkError, ModelFolderError
 from diffusion_link_hf.hub.loading import read_json
@@ -22,9 +23,9 @@ MODES = {"full": "full, float32", "lora": "LoRA, bfloat16 base", "4bit": "LoRA, 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("decoder", type=Path, help="decoder folder with base/config.json and adapter_config.json")
-    parser.add_argument("--batch-size", type=int, default=4, help="sequences per GPU at a time")
-    parser.add_argument("--length", type=int, default=64, help="tokens of a sequence, prompt and prefix among them")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 8])
+    parser.add_argument("--batch-size", type=positive, default=4, help="sequences per GPU at a time")
+    parser.add_argument("--length", type=positive, default=64, help="tokens of a sequence, with prompt and prefix")
+    parser.add_argument("--gpus", type=positive, nargs="+", default=[1, 2, 8])
     args = parser.parse_args(argv)
     try:
         print(table(args.decoder, args.batch_size, args.length, args.gpus))
@@ -36,9 +37,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def table(decoder: Path, batch_size: int, length: int, gpus: list[int]) -> str:
     """Markdown: a row per way of training, number of GPUs and strategy, in GiB per GPU."""
-    config = AutoConfig.for_model(**read_json(decoder / BASE_FOLDER / "config.json"))
+    base = decoder / BASE_FOLDER / "config.json"
+    values = read_json(base)
+    if values.get("model_type") not in CONFIG_MAPPING:
+        problem = f"has model_type {values.get('model_type')!r}, which transformers does not know"
+        raise ModelFolderError(base, problem, "Name the configuration of a causal language model")
+    config = AutoConfig.for_model(**values)
     if not (decoder / ADAPTER_FILE).is_file():
-        raise ModelFolderError(decoder / ADAPTER_FILE, "is missing", "The estimate compares full training with LoRA")
+        remedy = "Save a LoraConfig there: the estimate compares full training with LoRA"
+        raise ModelFolderError(decoder / ADAPTER_FILE, "is missing", remedy)
     lora = PeftConfig.from_pretrained(str(decoder))
     full, adapted = (measure_sizes(config, each, batch_size, length) for each in (None, lora))
     lines = [

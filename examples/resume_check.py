@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args(argv)
+    if args.kills < 1:
+        parser.error("--kills: at least 1")
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
         recipe = Path(args.recipe) if args.recipe else small_recipe(args.stage, room)
@@ -94,7 +96,7 @@ def uninterrupted(recipe: Path, output: Path) -> tuple[str, float]:
         time.sleep(0.01)
     started = time.monotonic()
     if process.wait() != 0:
-        sys.exit(f"{recipe}: the uninterrupted run failed")
+        sys.exit(f"{recipe}: the uninterrupted run failed; see: python {TRAIN} {recipe}")
     return weights_hash(output), time.monotonic() - started
 
 

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import ClapFeatureExtractor
 
 from diffusion_link_hf import ClapEncoder
+from diffusion_link_hf.data.embedding_cache import clap_fingerprint
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from diffusion_link_hf.hub.loading import default_pipeline_folder
 from factories import EMBEDDING_DIM, make_clap, make_clap_model, make_tokenizer
 
 CAPTIONS = ["A dog barks", "Rain falls, then thunder rolls in the distance", "é 雨"]
@@ -207,3 +209,10 @@ def test_inputs_are_checked():
         ClapEncoder(make_clap_model()).encode_text(["a"])
     with pytest.raises(InputError, match="include_base"):
         clap.save_pretrained("unused", include_base=False)
+
+
+def test_of_a_pipeline_it_is_the_one_inside():
+    named = ClapEncoder.from_pretrained("tiny")
+    inside = ClapEncoder.from_pretrained(default_pipeline_folder() / "clap")
+    assert clap_fingerprint(named) == clap_fingerprint(inside)
+    assert clap_fingerprint(ClapEncoder.from_pretrained(default_pipeline_folder())) == clap_fingerprint(inside)

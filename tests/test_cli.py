@@ -11,6 +11,7 @@ import pytest
 import soundfile as sf
 
 from diffusion_link_hf.cli import main
+from diffusion_link_hf.commands import caption
 from factories import make_pipeline
 
 RATE = 48_000
@@ -76,7 +77,8 @@ def test_an_empty_path_is_an_error(model, sounds, capsys, monkeypatch):
     assert "empty path" in row["error"]
 
 
-def test_status_when_all_are_missing_is_as_the_help_says(capsys):
+def test_status_when_all_are_missing_is_as_the_help_says(capsys, monkeypatch):
+    monkeypatch.setattr(caption, "_load_pipeline", lambda _: pytest.fail("a model was loaded for nothing"))
     assert main(["caption", "nowhere.wav"]) == 1
     with pytest.raises(SystemExit):
         main(["caption", "--help"])

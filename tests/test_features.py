@@ -67,6 +67,53 @@ def test_rows_do_not_depend_on_their_batch():
         assert torch.equal(front_end(windows[k : k + 1])[0], together[k])
 
 
+def test_other_frames_equal_the_extractor_too():
+    extractor = ClapFeatureExtractor(
+        feature_size=40,
+        sampling_rate=16_000,
+        hop_length=160,
+        fft_window_size=400,
+        frequency_min=0,
+        frequency_max=8000,
+        truncation="rand_trunc",
+    )
+    window = np.random.default_rng(0).uniform(-1, 1, 160_000).astype(np.float32)
+    expected = extractor(window, sampling_rate=16_000, return_tensors="pt")["input_features"][0]
+    ours = ClapLogMel.from_feature_extractor(extractor)(torch.from_numpy(window[None]))[0]
+    assert ours.shape == expected.shape
+    assert (ours - expected).abs().max() < 1e-3
+
+
+def test_a_strided_view_gives_the_same_bits():
+    windows = torch.from_numpy(synthetic_windows())
+    view = torch.stack([windows, -windows], dim=-1)[..., 0]
+    assert not view.is_contiguous()
+    front_end = ClapLogMel()
+    assert torch.equal(front_end(view), front_end(windows))
+
+
+def test_results_and_input_are_left_alone():
+    windows = torch.from_numpy(synthetic_windows())
+    front_end, before = ClapLogMel(), windows.clone()
+    power = front_end.mel_power(windows)
+    kept = power.clone()
+    decibel = front_end(windows.flip(0)).flip(0)
+    assert torch.equal(windows, before)
+    assert torch.equal(front_end.to_decibel(power)[:, None], decibel)
+    assert torch.equal(power, kept)
+
+
+def test_gradients_reach_the_waveforms():
+    noise = torch.from_numpy(synthetic_windows()[:1, :9600])
+    waveforms = noise.clone().requires_grad_()
+    front_end = ClapLogMel()
+    decibel = front_end(waveforms)
+    assert (decibel - front_end(noise)).abs().max() < 1e-3
+    decibel.mean().backward()
+    # A waveform (1 + e) times as loud has 20·log10(1 + e) dB more in every band: its derivative along itself.
+    assert float((waveforms.grad * noise).sum()) == pytest.approx(20 / np.log(10), rel=1e-4)
+
+
 def test_halving_a_model_keeps_the_front_end_exact():
     windows = torch.from_numpy(synthetic_windows()[:1])
     expected = ClapLogMel()(windows)

@@ -117,6 +117,11 @@ def test_unfit_schedulers_are_refused(config):
         check_scheduler(scheduler)
 
 
+def test_no_timesteps_are_refused():
+    with pytest.raises(InputError, match="timesteps"):
+        ddim_sample(lambda z, t: z, torch.ones(1, 4), make_scheduler(), [])
+
+
 def test_the_state_is_not_changed():
     state = torch.randn(2, 4)
     copy = state.clone()

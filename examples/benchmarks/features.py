@@ -42,7 +42,11 @@ def extractor() -> ClapFeatureExtractor:
 
 
 def floor(front_end: ClapLogMel, clips: int):
-    """The FFTs and one dense mel product of ``clips`` windows, and nothing else, in the pieces that are fastest."""
+    """The FFTs and one dense mel product of ``clips`` windows, and nothing else, in the pieces that are fastest.
+
+    As bare as the demand is worded: the input lies in the cache, is neither read from the waveforms nor windowed, the
+    spectra are not squared, and all is float32, though frames of extreme range need float64 to be exact enough.
+    """
     frames = 1001 * clips
     piece = torch.randn(FRAMES_AT_A_TIME, front_end.n_fft)
     power = torch.rand(FRAMES_AT_A_TIME, len(front_end.mel_filters))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from bridging import plain_network
 from diffusers.training_utils import EMAModel
 from harness import DisagreementError, Row, Settings, interleave, needs_gpu
 from torch.nn import functional as F
@@ -75,11 +76,18 @@ def ours(pairs: EmbeddingPairs, steps: int, folder: str) -> DiffusionLinkModel:
     )
 
 
+class PlainLink(DiffusionLinkModel):
+    """The link with its layers put together as RCG's code does it."""
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return plain_network(self, sample, timestep)
+
+
 def plain_loop(pairs: EmbeddingPairs, steps: int, device: str) -> DiffusionLinkModel:
     """The same with `DataLoader`, Accelerate, `EMAModel` and Adam; the link has the averaged weights."""
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=device == "cpu")
-    link, scheduler = DiffusionLinkModel(width=WIDTH), make_scheduler()
+    link, scheduler = PlainLink(width=WIDTH), make_scheduler()
     link.fit_statistics(pairs.source, pairs.target)
     data = TensorDataset(link.normalize(pairs.source, "audio"), link.normalize(pairs.target, "text"))
     optimiser = torch.optim.Adam(link.parameters(), lr=RATE)
@@ -95,7 +103,7 @@ def plain_loop(pairs: EmbeddingPairs, steps: int, device: str) -> DiffusionLinkM
             for clean in (text, audio):
                 timesteps = torch.randint(1000, (len(clean),), device=clean.device)
                 noised = scheduler.add_noise(clean, torch.randn_like(clean), timesteps)
-                predictions.append(link(noised, timesteps).sample)
+                predictions.append(link(noised, timesteps))
             loss = total_loss(text, *predictions).total
             optimiser.zero_grad()
             accelerator.backward(loss)

@@ -17,10 +17,12 @@ from .audio import SAMPLING_RATE, WINDOW_SAMPLES
 from .errors import InputError, ModelFolderError
 from .features import ClapLogMel
 from .hub.loading import (
+    DEFAULT_PIPELINE,
     LoadPath,
     check_finite,
     check_loading_info,
     check_vocabulary,
+    default_pipeline_folder,
     download_snapshot,
     drop_local_names,
     pinned_source,
@@ -227,6 +229,8 @@ class ClapEncoder(nn.Module):
     ) -> "ClapEncoder":
         """Load any CLAP of transformers' format: a folder, a Hub id, or a folder that references one.
 
+        Of the folder of a pipeline, and of "tiny", it is the one inside.
+
         Args:
             dtype: of the loaded weights, float32 by default whatever the file holds.
 
@@ -237,6 +241,10 @@ class ClapEncoder(nn.Module):
         """
         hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder, source = Path(name_or_path), None
+        if not folder.is_dir() and str(name_or_path) == DEFAULT_PIPELINE:
+            folder = default_pipeline_folder()
+        if (folder / "model_index.json").is_file():
+            folder = folder / "clap"
         if folder.is_dir():
             refuse_revision(revision, folder)
             refuse_pickles(folder)

@@ -1,6 +1,8 @@
 """The command line: ``diffusion-link <command>``; each command is a file in ``commands/``."""
 
 import argparse
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -24,6 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    if argv is None:  # a process of our own: at its end the collector would walk through the libraries once more
+        atexit.register(gc.freeze)
     args = build_parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict":  # a file name or caption must not end the run

@@ -11,7 +11,7 @@ MEL_FLOOR = 1e-10  # power below which a mel band counts as silent: -100 dB
 # float32's FFT rounding shows near 1e-3 dB: such frames, some twentieth of them in real recordings, are done again in
 # float64. Wide bands average the rounding of their bins, which is why their weighted mean is what counts.
 FLOAT32_RANGE = 3e-8
-FRAMES_AT_A_TIME = 256  # 1 MB of float32: they stay in the processor's cache from the window to the mel bands
+FRAMES_AT_A_TIME = 256  # 1 MB of float32, of float64 half as many: in the processor's cache from window to bins
 BAND_GROUPS = 4  # groups of neighbouring bands, each multiplied with its own bins only: a quarter of the product
 CLIPS_AT_A_TIME = 16  # on a GPU: 131 MB of float64 frames
 
@@ -23,7 +23,7 @@ class ClapLogMel(nn.Module):
     ``10·log10(max(power, 1e-10))``. Frames are views of the padded signal, and only the frequency bins that some mel
     filter uses are kept, which is what makes it several times faster than the extractor. Whatever the model's dtype,
     the spectrum is computed in float32, frames of extreme dynamic range in float64; on a GPU, where looking for those
-    frames would cost more than it saves, all are.
+    frames would cost more than it saves, and wherever a gradient is wanted, all are.
 
     Args:
         sampling_rate: Hz.
@@ -71,14 +71,11 @@ class ClapLogMel(nn.Module):
         # Mean filter weight by band, weighted by itself; an empty filter, as a narrow one between two bins, is silent.
         weight = self.mel_filters.square().sum(0) / self.mel_filters.sum(0).clamp_min(MEL_FLOOR)
         self.register_buffer("_faint", (weight * n_fft * FLOAT32_RANGE).float(), persistent=False)
-        # Squares of real and imaginary part are neighbours in memory: with each filter weight twice, the product adds
-        # them up on its way.
-        doubled = self.mel_filters.repeat_interleave(2, 0).float()
-        self._columns = []
-        for k, bands in enumerate(doubled.chunk(BAND_GROUPS, dim=1)):
+        self._bins = []
+        for k, bands in enumerate(self.mel_filters.float().chunk(BAND_GROUPS, dim=1)):
             rows = bands.any(dim=1).nonzero()
             first, last = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 1)
-            self._columns.append((first, last))
+            self._bins.append(slice(first, last))
             self.register_buffer(f"_bands_{k}", bands[first:last].contiguous(), persistent=False)
 
     @classmethod
@@ -121,52 +118,71 @@ class ClapLogMel(nn.Module):
         waveforms = waveforms.to(torch.float32)
         # Under autocast the mel product would be rounded to 16 bits, a tenth of a decibel.
         with torch.autocast(waveforms.device.type, enabled=False):
-            if waveforms.device.type == "cuda":
-                return torch.cat([self._power_in_float64(part) for part in waveforms.split(CLIPS_AT_A_TIME)])
-            return torch.stack([self._power(waveform) for waveform in waveforms])
+            if waveforms.device.type == "cuda" or (waveforms.requires_grad and torch.is_grad_enabled()):
+                return torch.cat([self._in_float64(self._frames(part)) for part in waveforms.split(CLIPS_AT_A_TIME)])
+            return self._power(waveforms)
 
-    def _frames(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """(…, n) → (…, T, n_fft), a view of the reflect-padded signal."""
+    def _frames(self, waveforms: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(…, n) → (…, T, n_fft), a view of the reflect-padded signal, which is written to ``out`` (…, n + n_fft)."""
         half = self.n_fft // 2
         before, after = waveforms[..., 1 : half + 1].flip(-1), waveforms[..., -half - 1 : -1].flip(-1)
-        return torch.cat([before, waveforms, after], dim=-1).unfold(-1, self.n_fft, self.hop_length)
+        return torch.cat([before, waveforms, after], dim=-1, out=out).unfold(-1, self.n_fft, self.hop_length)
 
-    def _power(self, waveform: torch.Tensor) -> torch.Tensor:
-        """(n,) → (T, num_mel_bins), in float32 where that is exact enough."""
-        window, parts = self.window.float(), []
-        for frames in self._frames(waveform).split(FRAMES_AT_A_TIME):
-            windowed = frames * window
-            power = self._filtered(windowed)
-            energy = torch.linalg.vector_norm(windowed, dim=-1, keepdim=True).square()
-            faint = ((power.clamp_min(MEL_FLOOR) - energy * self._faint).amin(-1) < 0).nonzero()[:, 0]
-            if len(faint):
-                power[faint] = self._filtered(frames[faint].double() * self.window)
-            parts.append(power)
-        return torch.cat(parts)
+    def _power(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, n) → (B, T, num_mel_bins), in float32 where that is exact enough.
 
-    def _power_in_float64(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """(B, n) → (B, T, num_mel_bins), without a look at the values: nothing waits for the device."""
-        return self._filtered(self._frames(waveforms).double() * self.window)
+        All clips go through the same memory: new pages cost more than the windows. Framing and the FFTs take a clip in
+        parts that fit a cache, all else takes it whole, as a call costs as much as the work on few frames. No clip sees
+        another: its bits do not depend on its batch.
+        """
+        padded = waveforms.new_empty(waveforms.shape[1] + self.n_fft // 2 * 2)
+        count = (len(padded) - self.n_fft) // self.hop_length + 1
+        power = waveforms.new_empty(len(waveforms), count, self.num_mel_bins)
+        memory = waveforms.new_empty(FRAMES_AT_A_TIME, self.n_fft)
+        bins = waveforms.new_empty(count, len(self.mel_filters))
+        norms = waveforms.new_empty(count)
+        window = self.window.float()
+        groups = [(bins[:, used], self.get_buffer(f"_bands_{k}")) for k, used in enumerate(self._bins)]
+        for waveform, clip in zip(waveforms, power, strict=True):
+            frames = self._frames(waveform, out=padded)
+            parts = (each.split(FRAMES_AT_A_TIME) for each in (frames, bins, norms))
+            for some, their_bins, their_norms in zip(*parts, strict=True):
+                windowed = torch.mul(some, window, out=memory[: len(some)])
+                self._bin_power(windowed, out=their_bins)
+                torch.linalg.vector_norm(windowed, dim=-1, out=their_norms)
+            for (used, bands), out in zip(groups, clip.chunk(BAND_GROUPS, dim=1), strict=True):
+                torch.mm(used, bands, out=out)
+            self._redo_faint(frames, clip, norms.square())
+        return power
 
-    def _filtered(self, frames: torch.Tensor) -> torch.Tensor:
-        """Windowed frames (…, T, n_fft) of either precision → mel-band power (…, T, num_mel_bins), float32."""
-        spectrum = torch.view_as_real(torch.fft.rfft(frames)).flatten(-2)
-        squares = spectrum[..., : 2 * len(self.mel_filters)].square().float()
-        return torch.cat(
-            [
-                squares[..., first:last] @ self.get_buffer(f"_bands_{k}")
-                for k, (first, last) in enumerate(self._columns)
-            ],
-            dim=-1,
-        )
+    def _redo_faint(self, frames: torch.Tensor, power: torch.Tensor, energy: torch.Tensor) -> None:
+        """Frames (T, n_fft) for which float32 is not exact enough: their ``power`` (T, num_mel_bins) from float64."""
+        faint = (power.clamp_min(MEL_FLOOR).div_(self._faint).amin(-1) < energy).nonzero()[:, 0]
+        if len(faint):
+            for some in faint.split(FRAMES_AT_A_TIME // 2):
+                power[some] = self._in_float64(frames.index_select(0, some))
+
+    def _in_float64(self, frames: torch.Tensor) -> torch.Tensor:
+        """(…, T, n_fft) → (…, T, num_mel_bins), without a look at the values: nothing waits for the device."""
+        return self._bin_power(frames.double().mul_(self.window)) @ self.mel_filters.float()
+
+    def _bin_power(self, windowed: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(…, n_fft) of either precision → power of the bins that some filter uses, float32."""
+        parts = torch.view_as_real(torch.fft.rfft(windowed))[..., : len(self.mel_filters), :].float().square_()
+        return torch.add(parts[..., 0], parts[..., 1], out=out)
 
     def to_decibel(self, power: torch.Tensor) -> torch.Tensor:
         """``10·log10(max(power, 1e-10))``: dB relative to full scale, at least -100."""
-        return power.clamp_min(MEL_FLOOR).log10().mul_(10.0)
+        return _decibel_(power.clone())
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, n) float waveforms in [-1, 1] → (B, 1, n // hop_length + 1, num_mel_bins) log-mel in dB.
 
         Ten-second windows (n = 480,000) give the 1001 × 64 frames that HTSAT takes.
         """
-        return self.to_decibel(self.mel_power(waveforms))[:, None]
+        return _decibel_(self.mel_power(waveforms))[:, None]
+
+
+def _decibel_(power: torch.Tensor) -> torch.Tensor:
+    """In place, as a batch's spectrogram is megabytes."""
+    return power.clamp_min_(MEL_FLOOR).log10_().mul_(10.0)

@@ -32,7 +32,7 @@ def squared_error(
     target: torch.Tensor, predicted: torch.Tensor, dim_reduction: Reduction = "sum", batch_reduction: Reduction = "mean"
 ) -> torch.Tensor:
     """‖e − ê‖², over dimensions and batch. (B, D), (B, D) → ()."""
-    return _reduce(_reduce((target - predicted).square(), dim_reduction, 1), batch_reduction, 0)
+    return _reduce(_reduce((predicted - target).square(), dim_reduction, 1), batch_reduction, 0)
 
 
 def diffusion_loss(
@@ -82,7 +82,7 @@ def topology_loss(
     generated = generated / generated.norm(dim=-1, keepdim=True).maximum(shortest)
     text = F.normalize(text, dim=-1)
     batch = text if batch is None else F.normalize(batch, dim=-1)
-    return _reduce((batch @ (text - generated).T).square(), reduction, (0, 1))
+    return _reduce((batch @ (generated - text).T).square(), reduction, (0, 1))
 
 
 def total_loss(

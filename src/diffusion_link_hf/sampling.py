@@ -1,6 +1,7 @@
 """Shallow DDIM sampling (η = 0): from a chosen timestep back to the clean embedding in a few steps."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from diffusers import DDIMScheduler
@@ -107,8 +108,10 @@ def add_noise(
     clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor | int, scheduler: DDIMScheduler
 ) -> torch.Tensor:
     """z_s = √ᾱ_s · z_0 + √(1 − ᾱ_s) · ε (paper §3). (B, D), (B, D) or (1, D), int or (B,) → (B, D)."""
-    alpha = scheduler.alphas_cumprod.to(clean.device, torch.float64)[timestep]
-    alpha = alpha[:, None] if alpha.ndim else alpha
+    if isinstance(timestep, int):
+        alpha = scheduler.alphas_cumprod[timestep].item()
+        return alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise.to(clean.dtype)
+    alpha = scheduler.alphas_cumprod.to(clean.device, torch.float64)[timestep][:, None]
     return alpha.sqrt().to(clean.dtype) * clean + (1 - alpha).sqrt().to(clean.dtype) * noise.to(clean.dtype)
 
 
@@ -122,8 +125,8 @@ def ddim_sample(
     """Deterministic DDIM over an explicit grid.
 
     With ẑ_0 = predict(z_t, t):  z_s = √ᾱ_s · ẑ_0 + √(1 − ᾱ_s) · (z_t − √ᾱ_t · ẑ_0) / √(1 − ᾱ_t), and the step
-    after the last timestep returns ẑ_0 itself. Written as z_s = a · ẑ_0 + b · z_t, with a and b computed once in
-    float64. Equal to a loop over `DDIMScheduler.step` on every grid that it can express.
+    after the last timestep returns ẑ_0 itself. Equal to a loop over `DDIMScheduler.step` on every grid that it can
+    express.
 
     Args:
         predict: (z (B, D), timestep) → predicted clean sample (B, D).
@@ -131,14 +134,23 @@ def ddim_sample(
         timesteps: descending, from `shallow_timesteps`.
         before_step: what becomes of the state z_t before each step, such as Diffusion-Bridge's rescaling.
     """
-    alphas = scheduler.alphas_cumprod.to(torch.float64)[list(timesteps)].tolist()
-    for k, timestep in enumerate(timesteps):
+    for timestep, (a, b) in zip(timesteps, ddim_coefficients(scheduler, timesteps), strict=True):
         if before_step is not None:
             state = before_step(state)
         clean = predict(state, timestep).to(state.dtype)
-        if k + 1 == len(timesteps):
-            return clean
-        b = ((1 - alphas[k + 1]) / (1 - alphas[k])) ** 0.5
-        a = alphas[k + 1] ** 0.5 - b * alphas[k] ** 0.5
-        state = a * clean + b * state
-    raise InputError("timesteps", "is empty", "Pass at least one timestep")
+        state = a * clean + b * state if b else clean
+    return state
+
+
+def ddim_coefficients(scheduler: DDIMScheduler, timesteps: Sequence[int]) -> list[tuple[float, float]]:
+    """(a, b) of each step of `ddim_sample` in the form z_s = a · ẑ_0 + b · z_t, in float64; the last is (1, 0).
+
+    Raises:
+        InputError: no timesteps.
+    """
+    if not timesteps:
+        raise InputError("timesteps", "is empty", "Pass at least one timestep")
+    alphas = scheduler.alphas_cumprod.to(torch.float64)[list(timesteps)].tolist()
+    slopes = [((1 - after) / (1 - before)) ** 0.5 for before, after in pairwise(alphas)]
+    inner = [(after**0.5 - b * before**0.5, b) for b, (before, after) in zip(slopes, pairwise(alphas), strict=True)]
+    return [*inner, (1.0, 0.0)]

@@ -121,7 +121,6 @@ def test_going_on_by_the_state_of_datasets(tmp_path, stop):
 def test_the_fingerprint_follows_the_rows(tmp_path):
     folder = write_folder(tmp_path / "a", 5)
     data = open_data(folder)
-    write_sound(folder / "0.wav")  # came later: the rows are the same
     assert open_data(folder).fingerprint == data.fingerprint
     assert open_data(folder / "metadata.csv").fingerprint == data.fingerprint
     (folder / "metadata.csv").write_bytes((folder / "metadata.csv").read_bytes().replace(b"\n", b"\r\n"))
@@ -129,7 +128,11 @@ def test_the_fingerprint_follows_the_rows(tmp_path):
     others = [open_data(folder, limit=4), open_data(write_folder(tmp_path / "b", 6))]
     (folder / "metadata.csv").write_text((folder / "metadata.csv").read_text().replace("Caption 3", "Caption 4"))
     others.append(open_data(folder))
-    assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 4
+    write_sound(folder / "0.wav")  # came later
+    others.append(open_data(folder))
+    (folder / "0.wav").write_bytes((folder / "0.wav").read_bytes() + b"more")
+    others.append(open_data(folder))
+    assert len({data.fingerprint, *(other.fingerprint for other in others)}) == 6
 
 
 def test_names(tmp_path, monkeypatch):

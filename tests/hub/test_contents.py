@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from diffusion_link_hf.hub.contents import collect, refuse_local_paths
+from diffusion_link_hf.hub.contents import collect, parameter_count, refuse_local_paths
 from diffusion_link_hf.hub.loading import default_pipeline_folder
 from factories import make_pipeline
 
@@ -149,3 +151,13 @@ _PART = st.text("abcXYZ019_.-", min_size=1, max_size=8)
 def test_every_absolute_path_is_found(parts, before):
     with pytest.raises(ModelFolderError, match="names a path"):
         refuse_local_paths("text", f"{before}/{'/'.join(parts)}")
+
+
+def test_torn_weights_are_not_counted(tmp_path):
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(2)}, tmp_path / "w.safetensors")
+    assert parameter_count(tmp_path / "w.safetensors") == 14
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    for size in (0, 5, 40, len(whole) - 1):
+        (tmp_path / "w.safetensors").write_bytes(whole[:size])
+        with pytest.raises(ModelFolderError, match=r"w\.safetensors: cannot be read"):
+            parameter_count(tmp_path / "w.safetensors")

@@ -134,7 +134,7 @@ class Evil:
 
 def test_no_code_of_the_file_runs(tmp_path, capsys):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "extra": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(ModelFolderError, match="without running code"):
+    with pytest.raises(ModelFolderError, match="would run code of its own"):
         convert_laion(tmp_path / "evil.pt", tmp_path / "clap")
     assert capsys.readouterr().out == ""
     assert not (tmp_path / "clap").exists()
@@ -144,7 +144,7 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         convert_laion(tmp_path / "a.pt", tmp_path / "clap")
     (tmp_path / "a.pt").write_bytes(b"half")
-    with pytest.raises(ModelFolderError, match=r"a\.pt: cannot be read"):
+    with pytest.raises(ModelFolderError, match=r"a\.pt: is no checkpoint"):
         convert_laion(tmp_path / "a.pt", tmp_path / "clap")
     torch.save({"state_dict": {"a": 5}}, tmp_path / "a.pt")
     with pytest.raises(ModelFolderError, match="no state_dict of tensors"):

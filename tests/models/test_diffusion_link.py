@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from diffusion_link_hf import DiffusionLinkModel
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from diffusion_link_hf.sampling import make_scheduler
+from diffusion_link_hf.models.diffusion_link import GridSampler
+from diffusion_link_hf.sampling import ddim_coefficients, ddim_sample, make_scheduler, shallow_timesteps
 from factories import EMBEDDING_DIM, make_link, make_responsive_link
 
 
@@ -157,6 +159,87 @@ def test_bridge_equals_the_papers_procedure():
     torch.testing.assert_close(
         link.bridge(e, "audio", noise=noise), torch.nn.functional.normalize(z, dim=1), atol=1e-5, rtol=0
     )
+
+
+def plain_loop(link, state, timesteps, scheduler):
+    """DDIM over ``forward``."""
+    with torch.no_grad():
+        return ddim_sample(lambda z, t: link(z, t).sample, state, scheduler, timesteps)
+
+
+@pytest.mark.parametrize(("width", "rows"), [(40, 1), (40, 90), (70, 90)])
+@pytest.mark.parametrize(("start", "steps"), [(100, 5), (300, 7), (1, 1), (40, 2)])
+def test_the_grid_sampler_equals_ddim_over_the_network(width, rows, start, steps):
+    scheduler, timesteps = make_scheduler(), shallow_timesteps(start, steps)
+    link = DiffusionLinkModel(EMBEDDING_DIM, width=width, time_embed_dim=16).eval()
+    for parameter in link.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    link, state = torch.nn.Module.to(link, torch.float64), embeddings(rows).double()
+    given = state.clone()
+    sample = GridSampler(link, timesteps, ddim_coefficients(scheduler, timesteps))
+    with torch.no_grad():
+        ours = torch.cat([sample(part) for part in state.split(50)])
+    assert torch.equal(state, given)
+    torch.testing.assert_close(ours, plain_loop(link, given, timesteps, scheduler), atol=1e-10, rtol=0)
+
+
+def change_data(link):
+    """As optimisers and averaged weights do, past autograd's version counters."""
+    link.blocks[1].time_layers[1].weight.data.mul_(-2)
+    link.proj_out[2].weight.data.mul_(-1)
+
+
+def add_hook(link):
+    link.blocks[0].in_layers[2].register_forward_hook(lambda module, inputs, output: output.flip(1))
+
+
+def add_adapter(link):
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["proj_in"], init_lora_weights=False), link)
+
+
+def other_class(link):
+    class Negated(torch.nn.Linear):
+        def forward(self, x):
+            return -super().forward(x)
+
+    link.blocks[0].out_layers[3].__class__ = Negated
+
+
+def replace_forward(link):
+    """As Accelerate's offloading does."""
+    linear = link.proj_out[2]
+    linear.forward = lambda x: x @ -linear.weight.T
+
+
+def subclass_weight(link):
+    class Doubled(torch.nn.Parameter):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            with torch._C.DisableTorchFunctionSubclass():
+                factors = [2 * a if type(a) is cls else a for a in args] if func is torch.nn.functional.linear else args
+                return func(*factors, **(kwargs or {}))
+
+    link.proj_in.weight = Doubled(link.proj_in.weight.detach())
+
+
+@pytest.mark.parametrize("change", [change_data, add_hook, add_adapter, other_class, replace_forward, subclass_weight])
+def test_bridging_follows_whatever_changes_the_network(change):
+    link, scheduler, timesteps = make_responsive_link(), make_scheduler(), [99, 79, 59, 39, 19]
+    before = link.bridge(embeddings(40), add_noise=False)
+    change(link)
+    z = plain_loop(link, link.normalize(embeddings(40), "audio"), timesteps, scheduler)
+    expected = torch.nn.functional.normalize(z, dim=1)
+    assert (expected - before).abs().max() > 1e-3
+    torch.testing.assert_close(link.bridge(embeddings(40), add_noise=False), expected, atol=1e-5, rtol=0)
+
+
+def test_autocast_is_that_of_the_network():
+    link, scheduler = make_link(), make_scheduler()
+    with torch.autocast("cpu", torch.bfloat16):
+        z = plain_loop(link, link.normalize(embeddings(), "audio"), [99, 79, 59, 39, 19], scheduler)
+        half = link.bridge(embeddings(), add_noise=False)
+    assert not torch.equal(half, link.bridge(embeddings(), add_noise=False))
+    torch.testing.assert_close(half, torch.nn.functional.normalize(z, dim=1), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

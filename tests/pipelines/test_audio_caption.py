@@ -28,7 +28,7 @@ def recordings(n=5, seconds=1.0) -> list[np.ndarray]:
     time = np.arange(round(RATE * seconds)) / RATE
     return [
         (
-            0.3 * np.sin(2 * np.pi * 110 * 1.17**k * time)
+            0.3 * np.sin(2 * np.pi * 110 * 1.16**k * time)
             + np.random.default_rng(k).normal(0, 0.01 * (k % 5), len(time))
         ).astype(np.float32)
         for k in range(n)

@@ -77,3 +77,10 @@ def test_the_bridge_stage(tmp_path):
     assert arguments == BridgeTrainingArguments(
         cache="a", output="b", method="mlp", model={"width": 64}, loss={"topology_weight": 0}
     )
+
+
+def test_what_would_be_without_effect_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="warmup_steps: is 11"):
+        load(tmp_path, STAGES["decoder"], "max_steps=10", "warmup_steps=11")
+    with pytest.raises(RecipeError, match="validate_every: is 500"):
+        load(tmp_path, STAGES["decoder"], "max_steps=10", "patience=2")

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from diffusion_link_hf.errors import RecipeError
 from diffusion_link_hf.training import decoder_parts
-from diffusion_link_hf.training.decoder_parts import build_decoder
+from diffusion_link_hf.training.decoder_parts import build_decoder, locate_base
 from diffusion_link_hf.training.decoder_trainer import train_decoder
 from diffusion_link_hf.training.memory import estimate_memory, measure_sizes
 from factories import make_tokenizer
@@ -55,7 +55,7 @@ def test_checkpointed_activations_change_nothing(room, tmp_path):
 
 def test_a_bfloat16_base_has_a_float32_adapter(room, tmp_path, fresh_accelerator):
     args = arguments(room, tmp_path / "16", base_dtype="bfloat16", mixed_precision="bf16", weights_dtype="bfloat16")
-    decoder = build_decoder(args, room / "base", LoraConfig(task_type="CAUSAL_LM", **args.lora))
+    decoder = build_decoder(args, locate_base(str(room / "base"), None), LoraConfig(task_type="CAUSAL_LM", **args.lora))
     dtypes = {(p.dtype, p.requires_grad) for p in decoder.parameters()}
     assert dtypes == {(torch.bfloat16, False), (torch.float32, True)}
     loss = train_decoder(args)["loss"]

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from diffusion_link_hf.errors import DataError, RecipeError
-from diffusion_link_hf.training.checkpoints import folder_fingerprint, identity, load_checkpoint, save_checkpoint
+from diffusion_link_hf.training.checkpoints import (
+    folder_fingerprint,
+    identity,
+    load_checkpoint,
+    save_checkpoint,
+    start_anew,
+)
 
 RECIPE = {"learning_rate": 1e-3, "model": {"width": 8}, "widths": (1, 2), "output": "a", "link": "x"}
 WHO = identity(RECIPE, data="d", link="l", clap=None)
@@ -145,3 +151,12 @@ def test_what_touches_the_result_is_compared():
     for changes, matters in (({}, False), ({"keep": "best"}, True), ({"patience": 2}, True)):
         recipes = [identity({**RECIPE, **changes, "validate_every": every, "log_every": every}) for every in (5, 6)]
         assert (recipes[0] != recipes[1]) == matters
+
+
+def test_a_run_that_starts_anew_leaves_no_later_steps(saved):
+    """They would be the newest ones for whoever goes on with the new run."""
+    (saved / "step-notes").mkdir()
+    start_anew(saved)
+    save_checkpoint(saved, 5, {"weights": torch.zeros(1)}, WHO, keep=1)
+    assert load_checkpoint(saved, WHO)[0] == 5
+    assert (saved / "step-notes").is_dir()

@@ -14,7 +14,7 @@ from diffusion_link_hf.models.centring import MeanCentring
 from diffusion_link_hf.sampling import make_scheduler
 from diffusion_link_hf.training import decoder_trainer
 from diffusion_link_hf.training.bridge_trainer import METHODS, train_bridge
-from diffusion_link_hf.training.decoder_parts import build_parts, load_link
+from diffusion_link_hf.training.decoder_parts import build_parts, load_link, locate_base
 from diffusion_link_hf.training.decoder_trainer import embeds_of, train_decoder
 from factories import EMBEDDING_DIM, make_clap
 
@@ -105,6 +105,19 @@ def test_a_base_from_the_hub_that_is_trained_whole_must_be_included(room, tmp_pa
                 cache,
             )
     build_parts(arguments(room, tmp_path, clap=None, lora=None, base_model="owner/base", include_base=True), cache)
+
+
+def test_the_base_of_a_pipeline(room, tmp_path):
+    """Its weights and its tokenizer, which lie in two folders; by name, the embedded one's."""
+    train_decoder(decoder_arguments(room / "cache", room / "base", tmp_path / "out", max_steps=2, warmup_steps=0))
+    for name in (tmp_path / "out" / "decoder", "tiny"):
+        found = locate_base(str(name), None)
+        assert (found.weights.name, found.tokenizer.name, found.source) == ("base", "decoder", None)
+        options = {"max_steps": 2, "warmup_steps": 0, "validation_fraction": 0.0}
+        made = tmp_path / found.weights.parts[-3]
+        train_decoder(decoder_arguments(room / "cache", name, made, **options))
+        assert (made / "decoder" / "tokenizer.json").is_file()
+    assert locate_base(str(room / "base"), None).fingerprint == locate_base(str(room / "base"), None).fingerprint
 
 
 def test_links_that_do_not_fit(room, tmp_path):

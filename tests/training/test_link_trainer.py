@@ -84,7 +84,7 @@ def test_nothing_held_out(tmp_path):
     [
         ({"model": {"depth": 3}}, "model.depth.*num_blocks"),
         ({"model": {"embedding_dim": 512}}, f"model.embedding_dim: is 512, the data say {EMBEDDING_DIM}"),
-        ({"model": {"width": "wide"}}, "model: cannot be used"),
+        ({"model": {"width": "wide"}}, "model.width: is 'wide'"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(tmp_path, changes, words):

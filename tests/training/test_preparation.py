@@ -6,10 +6,15 @@ from peft import LoraConfig
 from training_factories import decoder_arguments, link_arguments
 
 from diffusion_link_hf import DiffusionLinkModel
-from diffusion_link_hf.errors import RecipeError
+from diffusion_link_hf.errors import DiffusionLinkError, RecipeError
 from diffusion_link_hf.training.decoder_trainer import train_decoder
 from diffusion_link_hf.training.link_trainer import train_link
 from diffusion_link_hf.training.preparation import check_fields, construct
+
+
+def test_a_tracker_that_nobody_knows(tmp_path):
+    with pytest.raises(RecipeError, match=r"report_to: is 'tensorbord'. Use one of .*tensorboard.*none"):
+        train_link(link_arguments(tmp_path / "no", tmp_path / "out", report_to="tensorbord"))
 
 
 @pytest.mark.parametrize("train", ["link", "decoder"])
@@ -43,12 +48,28 @@ def test_construct():
     assert "num_blocks" in caught.value.remedy
     with pytest.raises(RecipeError, match=r"model\.embedding_dim: is 5, the data say 4"):
         construct("model", DiffusionLinkModel, {"embedding_dim": 5}, embedding_dim=4)
-    for width in ("wide", -3):
-        with pytest.raises(RecipeError, match="model: cannot be used"):
-            construct("model", DiffusionLinkModel, {"width": width}, embedding_dim=4)
+    with pytest.raises(RecipeError, match="lora: cannot be used"):
+        construct("lora", LoraConfig, {"init_lora_weights": "loftq"})
     with pytest.raises(RecipeError, match=r"lora\.rank") as caught:
         construct("lora", LoraConfig, {"rank": 3})
     assert "lora_alpha" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"width": 8.5}, "model.width: is 8.5"),
+        ({"width": True}, "model.width: is True"),
+        ({"scale": "nan"}, "model.scale: is 'nan'"),
+        ({"scale": float("inf")}, "model.scale: is inf"),
+        ({"width": 0}, "width: is 0"),
+        ({"num_blocks": -1}, "num_blocks: is -1"),
+    ],
+)
+def test_numbers_of_a_model_are_checked(given, words):
+    with pytest.raises(DiffusionLinkError, match=words) as caught:
+        construct("model", DiffusionLinkModel, given)
+    assert caught.value.remedy
 
 
 def test_where_nothing_is_known_the_remedy_says_so():

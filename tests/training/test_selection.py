@@ -127,7 +127,9 @@ def test_a_metric_that_cannot_be_computed_is_refused_before_anything_is_loaded(r
         train_decoder(dataclasses.replace(recipe, base_model=str(tmp_path / "no such model")))
 
 
-@pytest.mark.parametrize("changes", [{"keep": "best"}, {"patience": 1}, {"validate_metric": "cider_d", "keep": "best"}])
+@pytest.mark.parametrize(
+    "changes", [{"keep": "best"}, {"patience": 1, "validate_every": 1}, {"validate_metric": "cider_d", "keep": "best"}]
+)
 def test_a_choice_without_recordings_is_refused(room, tmp_path, changes):
     with pytest.raises(RecipeError, match="holds out 0 usable recordings"):
         train_decoder(decoder(room, tmp_path, validation_fraction=0.001, **changes))

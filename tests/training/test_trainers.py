@@ -107,7 +107,9 @@ def test_decoder_stage_ends_in_a_pipeline(base, tmp_path):
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(DataError, match="was made by CLAP"):
         train_decoder(
-            decoder_arguments(tmp_path / "cache", base, tmp_path / "x", clap=str(tmp_path / "other"), max_steps=1)
+            decoder_arguments(
+                tmp_path / "cache", base, tmp_path / "x", clap=str(tmp_path / "other"), max_steps=1, warmup_steps=1
+            )
         )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..audio import find_audio_files
+from ..audio import find_audio_files, load_audio
+from ..collector import collector_paused
 from ..errors import AudioError, InputError
 from .options import positive
 
@@ -98,15 +99,19 @@ def _caption(found: list[tuple[Path | str, AudioError | None]], pipeline, args: 
 def _expand(paths: Sequence[str]) -> Iterator[tuple[Path | str, AudioError | None]]:
     for path in paths:
         try:
-            yield from ((file, None) for file in find_audio_files([path]))
+            for file in find_audio_files([path]):
+                if not file.exists():
+                    load_audio(file)  # says so
+                yield file, None
         except AudioError as error:
             yield path, error
 
 
 def _load_pipeline(args: argparse.Namespace):
-    import torch
+    with collector_paused():
+        import torch
 
-    from ..pipelines.audio_caption import AudioCaptionPipeline
+        from ..pipelines.audio_caption import AudioCaptionPipeline
 
     pipeline = AudioCaptionPipeline.from_pretrained(
         args.model, revision=args.revision, dtype=getattr(torch, args.dtype)

@@ -39,7 +39,9 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a data set on the Hub")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N recordings")
     parser.add_argument(
-        "--clap", default="laion/larger_clap_general", help="CLAP folder or Hub id (default: laion/larger_clap_general)"
+        "--clap",
+        default="laion/larger_clap_general",
+        help="CLAP folder or Hub id, or a pipeline folder, such as tiny (default: laion/larger_clap_general)",
     )
     parser.add_argument("--clap-revision", metavar="NAME", help="branch, tag or commit of a CLAP on the Hub")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for the cache")

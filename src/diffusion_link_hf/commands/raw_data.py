@@ -43,13 +43,10 @@ def embedded(
     from ..clap import ClapEncoder
     from ..data.captioned_audio import open_data
     from ..data.embedding import embed_data
-    from ..hub.loading import resolve_folder
 
-    folder = resolve_folder(clap)
-    inside = folder / "clap" if (folder / "clap").is_dir() else folder
     recordings = open_data(data, split=split)
     cache = Path(output) / "embeddings" / f"{Path(data).name}-{recordings.split}"
-    embed_data(recordings, ClapEncoder.from_pretrained(inside), cache, progress=progress)
+    embed_data(recordings, ClapEncoder.from_pretrained(clap), cache, progress=progress)
     return str(cache)
 
 

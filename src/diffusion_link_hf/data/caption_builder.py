@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import datasets.data_files
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import DataError, InputError
 
@@ -153,8 +154,11 @@ class CaptionedAudioBuilder(datasets.ArrowBasedBuilder):
         return os.path.abspath(files[0])
 
     def audio_identity(self, split: str) -> str:
-        """What tells recordings of equal names and captions apart, as far as it can be had without reading them."""
-        return ""
+        """What tells recordings of equal names and captions apart, as far as it can be had without reading them: the
+        sizes of their files, -1 for one that is gone.
+        """
+        paths = pc.struct_field(self.clips(split)["audio"], "path").to_pylist()
+        return " ".join(str(os.path.getsize(path) if path and os.path.isfile(path) else -1) for path in paths)
 
     def as_streaming_dataset(self, split: str | None = None, base_path: str | None = None):
         """As in `datasets`; DataError where there is no such split."""

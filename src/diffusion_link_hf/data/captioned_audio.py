@@ -71,7 +71,8 @@ class CaptionedAudioData:
     Attributes:
         name: for reports: the folder's or file's name, or ``owner/name@commit``.
         split: its split.
-        fingerprint: hash of the names and captions, and of the commit of a Hub repository. Shards have the whole's.
+        fingerprint: hash of the names, captions and sizes of the recordings, or of the commit of a Hub repository for
+            the latter. Shards have the whole's.
         dataset: the rows as a `datasets.IterableDataset` (`caption_builder.FEATURES`), with its ``state_dict``.
     """
 

@@ -34,6 +34,8 @@ EMBEDDINGS, CAPTIONS, RECORD = ".safetensors", ".captions.jsonl", ".json"
 AGAIN = "Make the cache again"
 _OURS = re.compile(r"\.?shard-\d{5,}\.(safetensors|captions\.jsonl|json)(\.\d+\.tmp)?|\.manifest\.json\.\d+\.tmp")
 
+_WORDS = {"data_fingerprint": "data, by names, captions and sizes of the recordings:"}
+
 # What a cache's contents follow from, such as {"clap": fingerprint, "data": name, "batch_size": 32}.
 Identity = Mapping[str, str | int | None]
 
@@ -143,7 +145,9 @@ def complete_shards(folder: Path, identity: Identity) -> dict[int, ShardSummary]
 def refuse_foreign(item: Path, made_by: Mapping[str, Any], identity: Identity) -> None:
     """Raises DataError, with all that differs, where ``made_by`` is not ``identity``."""
     differences = [
-        f"{key} {made_by.get(key)}, now {value}" for key, value in identity.items() if made_by.get(key) != value
+        f"{_WORDS.get(key, key)} {made_by.get(key)}, now {value}"
+        for key, value in identity.items()
+        if made_by.get(key) != value
     ]
     if differences:
         raise DataError(

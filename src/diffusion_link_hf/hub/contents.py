@@ -1,6 +1,5 @@
 """What of a folder is published, and what must not be: pickles, checkpoints, local paths, NaN and infinity."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -216,7 +215,16 @@ def base_models(folder: Path) -> dict[str, str | None]:
 
 
 def parameter_count(path: Path) -> int:
-    """Numbers in a safetensors file, from its header."""
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    """Numbers in a safetensors file, from its header.
+
+    Raises:
+        ModelFolderError: it is torn, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    except SafetensorError as error:
+        raise ModelFolderError(path, f"cannot be read ({error})", "Save the folder again") from error

@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import re
 import tempfile
 from collections.abc import Iterator
@@ -128,14 +129,18 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         ModelFolderError: not a checkpoint of tensors, or one that could run code.
     """
     if not path.is_file():
-        raise InputError(path, "no such file", "Name a .pt file of LAION-CLAP")
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(path, problem, "Name a .pt file of LAION-CLAP")
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the bytes make it stumble over
+    except pickle.UnpicklingError as error:  # torch's message goes on to say how to run the code
         raise ModelFolderError(
-            path, f"cannot be read without running code of it ({error})", "Use a checkpoint that LAION published"
+            path, "is no checkpoint of tensors, or would run code of its own", "Use a checkpoint that LAION published"
         ) from error
+    except Exception as error:  # torch raises whatever the bytes make it stumble over
+        problem = f"is no checkpoint, or a damaged one ({type(error).__name__})"
+        raise ModelFolderError(path, problem, "Use a checkpoint that LAION published") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ModelFolderError(path, "holds no state_dict of tensors", "Use a checkpoint that LAION published")

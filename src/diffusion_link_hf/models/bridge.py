@@ -156,9 +156,13 @@ class BridgeModel(StrictModel):
 
         (B, D) of any norm but zero → (B, D) of norm ``config.scale``, float32 (float64 for float64 input).
         """
+        return self._normalize(rescale_rows(embeds), modality)
+
+    def _normalize(self, embeds: torch.Tensor, modality: Modality) -> torch.Tensor:
+        """`normalize` of rows that were rescaled."""
         dtype = torch.float64 if embeds.dtype == torch.float64 else torch.float32
         mean = self.audio_mean if modality == "audio" else self.text_mean
-        centred = F.normalize(rescale_rows(embeds.to(dtype)), dim=-1) - mean.to(dtype)
+        centred = F.normalize(embeds.to(dtype), dim=-1) - mean.to(dtype)
         return F.normalize(centred, dim=-1) * self.config.scale
 
     @apply_forward_hook
@@ -219,25 +223,38 @@ class BridgeModel(StrictModel):
         embeds: torch.Tensor,
         modality: Modality,
         *,
+        before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **options,
+    ) -> torch.Tensor:
+        """`_bridge` of the shallow diffusion bridges: `_noised`, then DDIM to the clean sample.
+
+        Args:
+            predict, before_step: see `sampling.ddim_sample`.
+        """
+        state, scheduler, timesteps = self._noised(embeds, modality, **options)
+        return ddim_sample(predict, state, scheduler, timesteps, before_step)
+
+    def _noised(
+        self,
+        embeds: torch.Tensor,
+        modality: Modality,
+        *,
         noise_timestep: int,
         scheduler: DDIMScheduler | None,
         generator: torch.Generator | list[torch.Generator] | None,
         noise: torch.Tensor | None,
         num_inference_steps: int | None,
         add_noise: bool | None,
-        before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        prepare: Callable[[list[int]], None] | None = None,
-        rows_at_a_time: int | None = None,
-    ) -> torch.Tensor:
-        """`_bridge` of the shallow diffusion bridges: normalise, noise to s* where wanted, DDIM to the clean sample.
+    ) -> tuple[torch.Tensor, DDIMScheduler, list[int]]:
+        """Where the shallow diffusion bridges start: rows normalised, and noised to s* where wanted.
 
         The state stays in float32 whatever the network's dtype: some roundings of it would show.
 
         Args:
-            predict, before_step: see `sampling.ddim_sample`.
             noise_timestep: s*; the other options are those of `bridge`, by default the configuration's.
-            prepare: is told the timesteps before ``predict`` is called with the first of them.
-            rows_at_a_time: how many rows ``predict`` gets at most; by default all.
+
+        Returns:
+            The state (B, D), the scheduler and the grid of timesteps.
         """
         scheduler = scheduler or _default_scheduler()
         check_scheduler(scheduler)
@@ -246,14 +263,11 @@ class BridgeModel(StrictModel):
             self.config.num_inference_steps if num_inference_steps is None else num_inference_steps,
             scheduler.config.num_train_timesteps,
         )
-        state = self.normalize(embeds, modality)
+        state = self._normalize(embeds, modality)
         if self.config.add_noise if add_noise is None else add_noise:
             epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
             state = noised(state, epsilon, timesteps[0], scheduler)
-        if prepare is not None:
-            prepare(timesteps)
-        parts = state.split(rows_at_a_time or max(len(state), 1))
-        return torch.cat([ddim_sample(predict, part, scheduler, timesteps, before_step) for part in parts])
+        return state, scheduler, timesteps
 
     def draw_noise(
         self,
@@ -319,12 +333,10 @@ def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Eval mode for a while; afterwards each submodule is in its own mode again."""
-    training, waiting = [], [module]
-    while waiting:  # `modules()` also makes names, which takes longer than bridging a row
-        part = waiting.pop()
-        waiting += part.children() if part._modules else ()
-        if part.training:
-            training.append(part)
+    parts = [module]
+    for part in parts:  # and theirs, as they are appended: `modules()` takes as long as bridging a row
+        parts += [child for child in part._modules.values() if child is not None]
+    training = [part for part in parts if part.training]
     for part in training:
         part.training = False
     try:

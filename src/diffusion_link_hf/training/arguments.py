@@ -30,7 +30,8 @@ class TrainingArguments:
         validate_every, checkpoint_every, log_every: steps.
         keep: which weights the stage ends with: "last", or the "best" of all validations (and of the end).
         keep_checkpoints: older ones are removed.
-        resume: go on from the newest checkpoint in ``output``, if there is one.
+        resume: go on from the newest checkpoint in ``output``, if there is one; otherwise those that are there are
+            removed.
         mixed_precision: "no", "bf16", or, not on a CPU, "fp16".
         report_to: tracker that Accelerate knows, or "none".
 
@@ -72,7 +73,8 @@ class TrainingArguments:
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:
-            _require(least <= getattr(self, name) < math.inf, name, getattr(self, name), f"Use at least {least}")
+            remedy = f"Use a finite number of at least {least}"
+            _require(least <= getattr(self, name) < math.inf, name, getattr(self, name), remedy)
 
 
 @dataclass
@@ -163,7 +165,7 @@ class DecoderTrainingArguments(TrainingArguments):
         link: folder ``link`` of a trained bridge of any kind, with its ``scheduler`` beside it, or null for the
             paper's baseline.
         clap: CLAP folder or Hub id, the one that made the cache; with it the result is a complete pipeline folder.
-        base_model: causal LM, a folder or a Hub id.
+        base_model: causal LM, a folder or a Hub id; or a pipeline, such as "tiny", whose base model is meant.
         base_revision: of a Hub id.
         instruction: hard prompt in front of the prefix, or null.
         projector: arguments of `PrefixProjector`; its widths follow cache and base model.
@@ -220,6 +222,10 @@ class DecoderTrainingArguments(TrainingArguments):
         _require(bool(self.base_model), "base_model", "", "Name a causal LM: a folder or a Hub id")
         self._at_least(0, "epochs", "warmup_epochs", "warmup_steps", "weight_decay", "patience")
         _require(self.max_steps >= 1 or self.epochs > 0, "epochs", self.epochs, "Give epochs or max_steps")
+        within = not self.max_steps or self.warmup_steps <= self.max_steps
+        _require(within, "warmup_steps", self.warmup_steps, f"Use at most max_steps ({self.max_steps})")
+        validated = not (self.patience and self.max_steps) or self.validate_every <= self.max_steps
+        _require(validated, "validate_every", self.validate_every, "Use at most max_steps: patience counts validations")
         self._at_least(1, "bucket_batches")
         self._at_least(2, "validation_captions")
         _require(

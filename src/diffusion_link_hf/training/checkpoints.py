@@ -85,6 +85,12 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str,
     return final
 
 
+def start_anew(root: Path) -> None:
+    """Remove the checkpoints of an earlier run: later steps of it would outlive the new run's."""
+    for old in _checkpoints(root):
+        shutil.rmtree(old)
+
+
 def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest checkpoint in ``root``, or None where there is none.
 

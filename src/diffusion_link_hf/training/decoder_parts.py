@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from ..clap import ClapEncoder
 from ..data.embedding_cache import EmbeddingCache, clap_fingerprint
-from ..decoder import CaptionDecoder, load_causal_lm, load_tokenizer
+from ..decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, load_tokenizer
 from ..errors import DataError, ModelFolderError, RecipeError
-from ..hub.loading import pinned_source, read_json, resolve_folder
+from ..hub.loading import DEFAULT_PIPELINE, pinned_source, read_json, resolve_folder
 from ..models.bridge import BridgeModel
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
@@ -69,7 +69,7 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
                 args.cache, f"was made by CLAP {made_by}, not by {clap_hash}", f"Embed the data with {args.clap}"
             )
     set_seed(args.seed)
-    base = resolve_folder(args.base_model, args.base_revision, allow_patterns=["*.json", "*.safetensors", "tokenizer*"])
+    base = locate_base(args.base_model, args.base_revision)
     decoder = build_decoder(args, base, lora)
     projector = construct(
         "projector",
@@ -81,8 +81,46 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
     check_can_be_written(args, decoder, clap)
     if clap is not None:
         AudioCaptionPipeline(clap, projector, decoder, link, scheduler).check_components("recipe")
-    hashes = {"link": link_hash, "base_model": folder_fingerprint(base), "clap": clap_hash}
+    hashes = {"link": link_hash, "base_model": base.fingerprint, "clap": clap_hash}
     return DecoderParts(projector, decoder, link, scheduler, clap, hashes)
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Where a base model lies.
+
+    Attributes:
+        weights, tokenizer: folders, one and the same but in a decoder's folder.
+        source: {"id", "revision"} on the Hub, or None.
+    """
+
+    weights: Path
+    tokenizer: Path
+    source: dict[str, str | None] | None
+
+    @property
+    def fingerprint(self) -> str:
+        return folder_fingerprint(*dict.fromkeys((self.weights, self.tokenizer)))
+
+
+def locate_base(name: str, revision: str | None) -> BaseModel:
+    """The base model of a recipe: a folder or a Hub id; of a pipeline or decoder folder, what that is based on.
+
+    Raises:
+        ModelFolderError, HubAccessError: see `hub.loading.resolve_folder`.
+    """
+    patterns = ["*.json", "*.safetensors", "tokenizer*"]
+    folder = resolve_folder(name, revision, allow_patterns=patterns)
+    if (folder / "model_index.json").is_file():
+        folder = folder / "decoder"
+    if (folder / CONFIG_FILE).is_file():
+        base = read_json(folder / CONFIG_FILE).get("base") or {}
+        if "path" in base:
+            return BaseModel(folder / base["path"], folder, None)
+        name, revision = base["id"], base.get("revision")
+        folder = resolve_folder(name, revision, allow_patterns=patterns)
+    from_hub = name != DEFAULT_PIPELINE and not Path(name).is_dir()
+    return BaseModel(folder, folder, pinned_source(name, revision, folder) if from_hub else None)
 
 
 def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMScheduler]:
@@ -120,10 +158,10 @@ def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMSch
     return link, scheduler
 
 
-def build_decoder(args: DecoderTrainingArguments, folder: Path, lora: LoraConfig | None) -> CaptionDecoder:
-    """The base model in ``folder``, with a fresh adapter if the recipe has one."""
+def build_decoder(args: DecoderTrainingArguments, base: BaseModel, lora: LoraConfig | None) -> CaptionDecoder:
+    """The base model, with a fresh adapter if the recipe has one."""
     dtype = getattr(torch, args.base_dtype)
-    model = load_in_4bit(folder, dtype) if args.load_in_4bit else load_causal_lm(folder, dtype)
+    model = load_in_4bit(base.weights, dtype) if args.load_in_4bit else load_causal_lm(base.weights, dtype)
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
@@ -131,9 +169,7 @@ def build_decoder(args: DecoderTrainingArguments, folder: Path, lora: LoraConfig
             model = get_peft_model(model, lora)
         except (TypeError, ValueError) as error:
             raise RecipeError("lora", f"cannot be applied ({error})", "See peft.LoraConfig") from error
-    from_hub = not Path(args.base_model).is_dir()
-    source = pinned_source(args.base_model, args.base_revision, folder) if from_hub else None
-    return CaptionDecoder(model, load_tokenizer(folder), args.instruction, source)
+    return CaptionDecoder(model, load_tokenizer(base.tokenizer), args.instruction, base.source)
 
 
 def load_in_4bit(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -20,7 +20,7 @@ from .bridge_losses import Share
 from .caption_batches import CaptionBatches
 from .caption_model import CaptionModel
 from .caption_validation import CaptionValidation, check_validation, embeds_of, trainable_rows
-from .checkpoints import check_best, identity, load_checkpoint, save_checkpoint
+from .checkpoints import check_best, identity, load_checkpoint, save_checkpoint, start_anew
 from .decoder_parts import DecoderParts, build_parts
 from .preparation import make_accelerator
 from .recipe_record import write_recipe
@@ -217,6 +217,8 @@ def optimise(run: DecoderOptimisation, who: dict[str, Any], progress: bool = Tru
     """Train to the end, from the newest checkpoint if the recipe says so; returns what `finish` does."""
     args, accelerator = run.args, run.accelerator
     checkpoints = Path(args.output) / "checkpoints"
+    if not args.resume and accelerator.is_main_process:
+        start_anew(checkpoints)
     if args.resume and (saved := load_checkpoint(checkpoints, who)):
         run.restore(*saved)
     shown = progress and accelerator.is_main_process

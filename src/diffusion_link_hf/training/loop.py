@@ -17,7 +17,7 @@ from ..objectives import DiffusionLinkLoss
 from .arguments import TrainedBridgeArguments
 from .averaging import AveragedWeights, averaged
 from .bridge_losses import Share
-from .checkpoints import check_best, load_checkpoint, save_checkpoint
+from .checkpoints import check_best, load_checkpoint, save_checkpoint, start_anew
 from .schedules import warmup_cosine
 
 # (source (P, D), target (B, D), generator, share) → (), or the parts of it: the share's part of the batch's loss; the
@@ -69,10 +69,11 @@ class BridgeOptimisation:
         _check_processes(args, accelerator)
         self.bridge, self.source, self.target = bridge, source, target
         self.args, self.accelerator, self.validate = args, accelerator, validate
-        optimiser = torch.optim.Adam(bridge.parameters(), lr=args.learning_rate, fused=True)
+        self.parameters = list(bridge.parameters())
+        optimiser = torch.optim.Adam(self.parameters, lr=args.learning_rate, fused=True)
         self.schedule = _schedule(optimiser, args)
         self.module, self.optimiser = accelerator.prepare(LossModule(bridge, loss), optimiser)
-        self.average = AveragedWeights(bridge.parameters(), args.ema_decay)
+        self.average = AveragedWeights(self.parameters, args.ema_decay)
         self.best: dict[str, Any] = {}  # of ``keep: best``: value, step and weights
         self.step = 0
 
@@ -90,7 +91,7 @@ class BridgeOptimisation:
         """One step of the optimiser; returns this process's part of the loss and its terms, () each."""
         args, accelerator = self.args, self.accelerator
         key = args.seed * 1_000_003 + self.step
-        torch.manual_seed(key + (accelerator.process_index << 40))  # dropout
+        _seed_dropout(key + (accelerator.process_index << 40), accelerator.device)
         figures: dict[str, torch.Tensor] = {}
         micros = args.gradient_accumulation_steps
         for micro in range(micros):
@@ -106,11 +107,11 @@ class BridgeOptimisation:
             for name, part in parts.items():
                 figures[name] = figures[name] + part.detach() if name in figures else part.detach()
         if args.max_grad_norm:
-            accelerator.clip_grad_norm_(self.bridge.parameters(), args.max_grad_norm)
+            accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.schedule.step()
-        self.average.step(self.bridge.parameters())
+        self.average.step(self.parameters)
         self.step += 1
         return figures
 
@@ -147,10 +148,20 @@ class BridgeOptimisation:
     def _batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Source (P, D) and target (B, D) of ascending ``rows``, on the bridge's device."""
         paired = rows[: int((rows < len(self.source)).sum())]
-        if self.source.device.type == "cpu":
-            batch = self.source[paired], self.target[rows]
-            return tuple(part.to(self.bridge.device, non_blocking=True) for part in batch)
-        return self.source[paired.to(self.source.device)], self.target[rows.to(self.target.device)]
+        chosen = ((self.source, paired), (self.target, rows))
+        parts = (side.index_select(0, index.to(side.device)) for side, index in chosen)
+        return tuple(part.to(self.accelerator.device, non_blocking=True) for part in parts)
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds what draws the dropout on ``device``.
+
+    On a CPU not by `torch.manual_seed`: without accelerator it formats the call stack each time, for an error message.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def optimise(run: BridgeOptimisation, who: dict[str, Any], progress: bool = True) -> int:
@@ -169,6 +180,8 @@ def optimise(run: BridgeOptimisation, who: dict[str, Any], progress: bool = True
     """
     args, accelerator = run.args, run.accelerator
     checkpoints = Path(args.output) / "checkpoints"
+    if not args.resume and accelerator.is_main_process:
+        start_anew(checkpoints)
     if args.resume and (saved := load_checkpoint(checkpoints, who)):
         run.restore(*saved)
     run.bridge.train()

@@ -1,6 +1,7 @@
 """What every stage checks before its first step, so that nothing fails when the result is to be written."""
 
 import inspect
+import math
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -80,7 +81,10 @@ def construct(name: str, make: Callable[..., Made], given: dict[str, Any], **fix
     Raises:
         RecipeError: ``given`` has a field that ``make`` does not take, contradicts ``fixed``, or cannot be used.
     """
-    check_fields(name, given, inspect.signature(make).parameters)
+    parameters = inspect.signature(make).parameters
+    check_fields(name, given, parameters)
+    for field, value in given.items():
+        _check_number(f"{name}.{field}", value, parameters[field].annotation)
     for field, value in fixed.items():
         if given.get(field, value) != value:
             raise RecipeError(f"{name}.{field}", f"is {given[field]!r}, the data say {value!r}", "Leave it out")
@@ -90,3 +94,12 @@ def construct(name: str, make: Callable[..., Made], given: dict[str, Any], **fix
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise RecipeError(name, f"cannot be used ({error})", f"See {make.__name__}") from error
+
+
+def _check_number(name: str, value: Any, annotation: Any) -> None:
+    """Raises RecipeError for what is no number where one is wanted; YAML reads nan and 1e-4 as text."""
+    if annotation is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise RecipeError(name, f"is {value!r}", "A whole number is expected")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is float and not (is_number and math.isfinite(value)):
+        raise RecipeError(name, f"is {value!r}", "A finite number is expected, with a point: 1.0e-4")

@@ -16,17 +16,20 @@ def available_tracker(arguments: TrainingArguments) -> str | None:
     Raises:
         RecipeError: ``report_to`` is unknown or not installed.
     """
-    from accelerate.tracking import get_available_trackers
+    from accelerate.tracking import LoggerType, get_available_trackers
 
     if arguments.report_to == "none":
         return None
     available = [str(tracker) for tracker in get_available_trackers()]
     choices = " or ".join([*available, "none"])
+    known = [str(tracker) for tracker in LoggerType if tracker != "all"]
+    if arguments.report_to not in known:
+        raise RecipeError("report_to", f"is {arguments.report_to!r}", f"Use one of {', '.join([*known, 'none'])}")
     if arguments.report_to not in available:
         raise RecipeError(
             "report_to",
             f"is {arguments.report_to!r}, which is not installed",
-            f"Install it (tensorboard comes with the extra [train]), or use report_to={choices}",
+            f"Install it (tensorboard: pip install 'diffusion-link-hf[train]'), or use report_to={choices}",
         )
     return arguments.report_to
 
