@@ -43,6 +43,13 @@ def arguments(folder, clap, output, *more):
     return ["--data", folder, "--clap", clap, "--output", output, "--num-workers", 0, "--device", "cpu", *more]
 
 
+def test_quiet_leaves_what_was_left_out(folder, clap, tmp_path, capsys):
+    assert run(embed, *arguments(folder, clap, tmp_path / "cache", "--quiet")) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("diffusion-link: left out") for line in lines)
+
+
 def test_embedding_a_folder(folder, clap, tmp_path, capsys):
     assert run(embed, *arguments(folder, clap, tmp_path / "cache")) == 1
     printed = capsys.readouterr()

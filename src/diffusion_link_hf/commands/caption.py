@@ -4,13 +4,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..audio import find_audio_files, load_audio
 from ..collector import collector_paused
 from ..errors import AudioError, InputError
 from .options import positive
+from .quiet import quiet_libraries
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
@@ -45,33 +45,12 @@ def add_parser(commands) -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Results and errors are printed; the libraries' warnings and progress bars would stand between them."""
-    import logging
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    level, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 def run(args: argparse.Namespace) -> int:
     """Captions what it was given; returns the exit status."""
     found = list(_expand(args.paths))
     # Only what exists is worth loading a model for.
     if any(error is None for _, error in found):
-        with _quiet_libraries():
+        with quiet_libraries():
             return _caption(found, _load_pipeline(args), args)
     return _caption(found, None, args)
 

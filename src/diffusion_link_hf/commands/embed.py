@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import DataError, InputError
 from ..files import make_writable
 from .options import not_negative, positive
+from .quiet import quiet_libraries
 
 DESCRIPTION = """Embed the recordings and captions of a data set with a frozen CLAP.
 
@@ -49,7 +52,11 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "--batch-size", type=positive, default=32, metavar="N", help="10-s windows computed at once (default: 32)"
     )
     parser.add_argument(
-        "--num-workers", type=not_negative, default=4, metavar="N", help="processes that decode audio (default: 4)"
+        "--num-workers",
+        type=not_negative,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode audio (default: %(default)s here, one per core up to 4)",
     )
     parser.add_argument(
         "--shard-size", type=positive, default=512, metavar="N", help="recordings in a shard, about (default: 512)"
@@ -93,10 +100,11 @@ def embed(args: argparse.Namespace, state) -> dict | None:
         num_processes=state.num_processes,
     )
     prepare_folder(Path(args.output))
-    data = open_data(args.data, split=args.split, audio=args.audio, revision=args.revision, limit=args.limit)
-    clap = ClapEncoder.from_pretrained(args.clap, revision=args.clap_revision).to(device)
     progress = not args.quiet and state.is_local_main_process
-    return embed_data(data, clap, args.output, options, progress=progress)
+    with quiet_libraries() if args.quiet else nullcontext():
+        data = open_data(args.data, split=args.split, audio=args.audio, revision=args.revision, limit=args.limit)
+        clap = ClapEncoder.from_pretrained(args.clap, revision=args.clap_revision).to(device)
+        return embed_data(data, clap, args.output, options, progress=progress)
 
 
 def report(manifest: dict | None, output: str) -> int:
