@@ -13,7 +13,7 @@ from diffusion_link_hf.analysis.captioning import HeldOut
 from diffusion_link_hf.data.embedding_cache import EmbeddingCache
 from diffusion_link_hf.errors import DataError, InputError, RecipeError
 from diffusion_link_hf.metrics import CaptionScores
-from diffusion_link_hf.training.checkpoints import folder_fingerprint
+from diffusion_link_hf.training.decoder_parts import locate_base
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     cache = make_captioned_cache()
     train, test = cache.split(0.2, 0)
     recipe = make_recipe(tmp_path)
-    base = tmp_path / "base"
+    base = locate_base(recipe.base_model, None).fingerprint
 
     def claim(recipe=recipe, train=train, test=test):
         CaptionRuns(tmp_path / "runs", recipe, fit=print).claim(recipe.identity(train, test, base))
@@ -174,11 +174,10 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
 def test_another_base_model_is_another_recipe(tmp_path):
     train, test = make_captioned_cache().split(0.2, 0)
     recipe = make_recipe(tmp_path)
-    before = recipe.identity(train, test, tmp_path / "base")
-    assert before["base_model"] == folder_fingerprint(tmp_path / "base")
+    before = recipe.identity(train, test, locate_base(recipe.base_model, None).fingerprint)
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text() + " ")
-    assert recipe.identity(train, test, tmp_path / "base")["base_model"] != before["base_model"]
+    assert recipe.identity(train, test, locate_base(recipe.base_model, None).fingerprint) != before
 
 
 def test_damaged_runs_are_refused(tmp_path):

@@ -12,11 +12,11 @@ from diffusion_link_hf import AudioCaptionPipeline, EmbeddingCache
 from diffusion_link_hf.errors import DataError, DiffusionLinkError, ModelFolderError, RecipeError
 from diffusion_link_hf.models.centring import MeanCentring
 from diffusion_link_hf.sampling import make_scheduler
-from diffusion_link_hf.training import decoder_trainer
+from diffusion_link_hf.training import decoder_parts, decoder_trainer
 from diffusion_link_hf.training.bridge_trainer import METHODS, train_bridge
 from diffusion_link_hf.training.decoder_parts import build_parts, load_link, locate_base
 from diffusion_link_hf.training.decoder_trainer import embeds_of, train_decoder
-from factories import EMBEDDING_DIM, make_clap
+from factories import EMBEDDING_DIM, make_clap, make_decoder
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,20 @@ def test_the_base_of_a_pipeline(room, tmp_path):
         train_decoder(decoder_arguments(room / "cache", name, made, **options))
         assert (made / "decoder" / "tokenizer.json").is_file()
     assert locate_base(str(room / "base"), None).fingerprint == locate_base(str(room / "base"), None).fingerprint
+
+
+def test_the_base_that_a_decoder_references(tmp_path, monkeypatch):
+    decoder = make_decoder()
+    decoder.source = {"id": "owner/model", "revision": "abc"}
+    decoder.save_pretrained(tmp_path / "decoder")
+    resolve = decoder_parts.resolve_folder
+
+    def fetch(name, revision=None, **options):
+        return tmp_path if (name, revision) == ("owner/model", "abc") else resolve(name, revision, **options)
+
+    monkeypatch.setattr(decoder_parts, "resolve_folder", fetch)
+    found = locate_base(str(tmp_path / "decoder"), None)
+    assert (found.weights, found.tokenizer, found.source["id"]) == (tmp_path, tmp_path, "owner/model")
 
 
 def test_links_that_do_not_fit(room, tmp_path):

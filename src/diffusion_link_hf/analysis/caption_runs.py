@@ -20,7 +20,6 @@ from ..files import sync
 from ..metrics import CaptionScores, score_captions
 from ..models.prefix_projector import PrefixProjector
 from ..training.arguments import DecoderTrainingArguments
-from ..training.checkpoints import folder_fingerprint
 from ..training.decoder_parts import load_link
 from ..training.decoder_trainer import train_decoder
 from ..training.preparation import construct
@@ -73,7 +72,7 @@ class CaptioningRecipe:
     """What all runs share, so that methods have equal budgets.
 
     Attributes:
-        base_model: causal LM from which every decoder starts, a folder or a Hub id.
+        base_model: causal LM from which every decoder starts, as recipes of the decoder stage name it.
         base_revision: of a Hub id.
         instruction: hard prompt of the zero-shot mode, or None.
         bridge: budget of the trained bridges, as `train_bridge` takes it.
@@ -100,14 +99,14 @@ class CaptioningRecipe:
         which = {"cache": str(cache), "output": str(output), "link": None if link is None else str(link), "seed": seed}
         return construct("decoder", DecoderTrainingArguments, {**fixed, **base, **which, **self.decoder})
 
-    def identity(self, train: EmbeddingCache, held_out: EmbeddingCache, base_folder: Path) -> dict[str, Any]:
-        """All that finished runs depend on beside mode, method and seed; of folders the content, not the path."""
+    def identity(self, train: EmbeddingCache, held_out: EmbeddingCache, base_model: str) -> dict[str, Any]:
+        """All that finished runs depend on beside mode, method and seed; ``base_model`` is the fingerprint of that."""
         identity = {
             "format": FORMAT,
             "version": __version__,
             "train": train.fingerprint,
             "held_out": held_out.fingerprint,
-            "base_model": folder_fingerprint(base_folder),
+            "base_model": base_model,
             "instruction": self.instruction,
             "bridge": dict(self.bridge),
             "decoder": dict(self.decoder),

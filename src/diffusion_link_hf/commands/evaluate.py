@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output) / "runs"
     with scratch(folder / "work") as work:
         prepare_output(work)
-        recipe, base, about = captioning_recipe(args, fields, work)
+        recipe, base, about = captioning_recipe(args, fields)
         check_runs(recipe, planned, train, work)
         rehearse_scoring(held_out.references, metrics)
         pairs = EmbeddingPairs.from_cache(train)
@@ -273,29 +273,22 @@ def scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def captioning_recipe(args: argparse.Namespace, fields: dict[str, Any], work: Path):
-    """The `CaptioningRecipe`, the folder of its base model, and what the report says of both.
+def captioning_recipe(args: argparse.Namespace, fields: dict[str, Any]):
+    """The `CaptioningRecipe`, the fingerprint of its base model, and what the report says of both.
 
     Raises:
         ModelFolderError, HubAccessError: a pipeline or base model that cannot be had.
     """
-    from ..analysis.base_model import adapter_recipe, base_of
+    from ..analysis.adapter_recipe import adapter_recipe
     from ..analysis.caption_runs import CaptioningRecipe
     from ..hub.loading import resolve_folder
+    from ..training.decoder_parts import locate_base
 
-    decoder = resolve_folder(args.model) / "decoder"
-    adapter = adapter_recipe(decoder)
-    trained = False
-    if args.base_model:
-        base, revision = args.base_model, args.base_revision
-    else:
-        base, revision = base_of(decoder, work / "base_model")
-        trained = adapter is None
-    patterns = ["*.json", "*.safetensors", "tokenizer*"]
-    folder = resolve_folder(base, revision, allow_patterns=patterns)
+    adapter = adapter_recipe(resolve_folder(args.model) / "decoder")
+    base = args.base_model or args.model
     recipe = CaptioningRecipe(
         base,
-        revision,
+        args.base_revision,
         args.instruction or None,
         training_recipe(args),
         {"lora": adapter, **fields},
@@ -303,13 +296,13 @@ def captioning_recipe(args: argparse.Namespace, fields: dict[str, Any], work: Pa
     )
     about = {
         "base_model": Path(args.base_model or args.model).name,
-        "base_was_trained": trained,
+        "base_was_trained": not args.base_model and adapter is None,
         "instruction": recipe.instruction if "zero-shot" in args.modes else None,
         "bridge": recipe.bridge,
         "decoder": recipe.decoder,
         "generation": recipe.generation,
     }
-    return recipe, folder, about
+    return recipe, locate_base(base, args.base_revision).fingerprint, about
 
 
 def check_runs(recipe, planned: Sequence, train, work: Path) -> None:
