@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness import Settings
 
 HERE = Path(__file__).resolve().parent
 GROUPS = ("features", "folder", "bridging", "link_training", "generation", "memory", "scoring", "start_up", "scaling")
@@ -41,11 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[name] = str(args.threads)
     sys.path.insert(0, str(HERE))
     import torch
-    from harness import Settings, machine
+    from harness import Settings
+
+    from diffusion_link_hf.commands.quiet import quiet_libraries
 
     torch.set_num_threads(args.threads)
-    quiet_libraries()
-    settings = Settings(args.device, args.threads, args.seconds, args.share)
+    with quiet_libraries():  # progress bars and warnings would stand between the rows
+        measure(args, Settings(args.device, args.threads, args.seconds, args.share))
+    return 0
+
+
+def measure(args: argparse.Namespace, settings: "Settings") -> None:
+    """Prints the rows and writes the files that were asked for."""
+    from harness import machine
+
     document: dict[str, Any] = {"machine": machine(settings), "rows": []}
     print("  ".join(f"{name} {value}" for name, value in document["machine"].items()))
     print(line(COLUMNS))
@@ -68,18 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from results import update
 
         update(RESULTS, document, curves)
-    return 0
-
-
-def quiet_libraries() -> None:
-    """Progress bars and warnings would stand between the rows."""
-    import warnings
-
-    from transformers.utils import logging
-
-    warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def cells(row: dict[str, Any]) -> list[str]:

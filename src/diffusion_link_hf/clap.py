@@ -22,9 +22,11 @@ from .hub.loading import (
     check_finite,
     check_loading_info,
     check_vocabulary,
+    component_folder,
     default_pipeline_folder,
     download_snapshot,
     drop_local_names,
+    load_tokenizer,
     pinned_source,
     read_json,
     refuse_pickles,
@@ -243,8 +245,7 @@ class ClapEncoder(nn.Module):
         folder, source = Path(name_or_path), None
         if not folder.is_dir() and str(name_or_path) == DEFAULT_PIPELINE:
             folder = default_pipeline_folder()
-        if (folder / "model_index.json").is_file():
-            folder = folder / "clap"
+        folder = component_folder(folder, "clap")
         if folder.is_dir():
             refuse_revision(revision, folder)
             refuse_pickles(folder)
@@ -343,15 +344,6 @@ def _read_front_end(folder: Path) -> ClapLogMel:
 
 
 def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | None, ClapLogMel]:
-    from transformers import AutoTokenizer
-
     front_end = _read_front_end(folder)
-    tokenizer = None
-    if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:
-            raise ModelFolderError(
-                folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again"
-            ) from error
-    return tokenizer, front_end
+    has_tokenizer = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+    return load_tokenizer(folder) if has_tokenizer else None, front_end

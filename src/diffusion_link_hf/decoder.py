@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -23,6 +23,7 @@ from .hub.loading import (
     check_vocabulary,
     download_snapshot,
     drop_local_names,
+    load_tokenizer,
     pinned_source,
     read_json,
     refuse_pickles,
@@ -427,15 +428,6 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrained
     check_loading_info(folder, info)
     check_finite(model, folder)
     return model
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ModelFolderError(
-            folder, f"its tokenizer cannot be loaded ({error})", "Save or download the folder again"
-        ) from error
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):

@@ -30,14 +30,6 @@ def room(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def fresh_accelerator():
-    """Accelerate keeps the precision of a process's first run."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def arguments(room, output, **changes):
     return decoder_arguments(room / "cache", room / "base", output, **{**SHORT, **changes})
 

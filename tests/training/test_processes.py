@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-import yaml
 from accelerate import Accelerator
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
@@ -34,17 +30,10 @@ def runs(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["link", "decoder"])
-def test_two_processes_are_one(runs, tmp_path, pytestconfig, stage):
+def test_two_processes_are_one(runs, launch, tmp_path, stage):
     """Topology over the whole batch, the loss per caption token of the whole batch; ``pytest -rP`` prints it."""
     TRAIN[stage](runs[stage])
-    recipe = dataclasses.asdict(runs[stage]) | {"output": str(tmp_path / "two" / stage)}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    root = pytestconfig.rootpath
-    config = str(root / "hub_configs" / "accelerate" / "ddp_cpu.yaml")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", config]
-    script = [str(root / "examples" / "train.py"), str(tmp_path / "recipe.yaml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *script], capture_output=True, text=True, env=environment, check=False)
+    done = launch("ddp_cpu", runs[stage], f"two/{stage}")
     assert done.returncode == 0, done.stderr[-2000:]
     difference = relative_difference(tmp_path / "one" / stage, tmp_path / "two" / stage)
     print(f"weights of the {stage} differ by {difference:.1e} (relative)")

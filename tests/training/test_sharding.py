@@ -2,16 +2,11 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,12 +30,7 @@ RECIPES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def precision_is_free():
-    """Accelerate keeps the precision of a process's first run."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture
@@ -52,29 +42,17 @@ def recipe(tmp_path):
 
 
 @pytest.fixture
-def launch(tmp_path, pytestconfig):
-    """(recipe, output, whether CPUs may, environment) → the finished process of a run on two CPUs."""
-    root = pytestconfig.rootpath
-
-    def run(recipe, output, allowed=True, **environment):
-        path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(dataclasses.asdict(recipe) | {"output": str(tmp_path / output)}))
-        config = str(root / "hub_configs" / "accelerate" / "fsdp.yaml")
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-        command += ["--config_file", config]
-        command += [str(root / "tests" / "training" / "fsdp_on_cpu.py")] if allowed else []
-        command += [str(root / "examples" / "train.py"), str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
-
-    return run
+def launch_sharded(launch, pytestconfig):
+    """(recipe, output, environment) → the finished processes of a run on two CPUs, which Accelerate would not shard."""
+    script = str(pytestconfig.rootpath / "tests" / "training" / "fsdp_on_cpu.py")
+    return lambda recipe, output, **environment: launch("fsdp", recipe, output, script, **environment)
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_two_shards_are_one_model(recipe, launch, tmp_path, kind):
+def test_two_shards_are_one_model(recipe, launch_sharded, tmp_path, kind):
     recipe = dataclasses.replace(recipe, **RECIPES[kind])
     one = train_decoder(recipe)
-    done = launch(recipe, "two")
+    done = launch_sharded(recipe, "two")
     assert done.returncode == 0, done.stderr[-3000:]
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert (two["processes"], two["steps"]) == (2, one["steps"])
@@ -89,16 +67,16 @@ def test_two_shards_are_one_model(recipe, launch, tmp_path, kind):
     }
 
 
-def test_a_killed_run_goes_on_sharded_or_not(recipe, launch, tmp_path):
+def test_a_killed_run_goes_on_sharded_or_not(recipe, launch_sharded, tmp_path):
     recipe = dataclasses.replace(recipe, checkpoint_every=8)
-    whole_run = launch(recipe, "two")
+    whole_run = launch_sharded(recipe, "two")
     assert whole_run.returncode == 0, whole_run.stderr[-3000:]
-    killed = launch(recipe, "killed", KILL_AFTER="16")
+    killed = launch_sharded(recipe, "killed", KILL_AFTER="16")
     assert killed.returncode != 0
     assert (tmp_path / "killed" / "checkpoints" / "step-00000016").is_dir()
     assert not (tmp_path / "killed" / "metrics.json").exists()
     shutil.copytree(tmp_path / "killed", tmp_path / "alone")
-    done = launch(recipe, "killed")
+    done = launch_sharded(recipe, "killed")
     assert done.returncode == 0, done.stderr[-3000:]
     assert relative_difference(tmp_path / "two", tmp_path / "killed") == 0
     train_decoder(dataclasses.replace(recipe, output=str(tmp_path / "alone")))
@@ -107,7 +85,7 @@ def test_a_killed_run_goes_on_sharded_or_not(recipe, launch, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="GPUs can")
 def test_cpus_do_not_train_unsharded_in_silence(recipe, launch, tmp_path):
-    done = launch(recipe, "out", allowed=False)
+    done = launch("fsdp", recipe, "out")
     assert done.returncode != 0
     assert "asks for FSDP, which Accelerate offers on GPUs only. Use hub_configs/accelerate/ddp_cpu.yaml" in done.stderr
     assert not (tmp_path / "out" / "metrics.json").exists()

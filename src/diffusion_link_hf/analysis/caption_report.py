@@ -12,7 +12,7 @@ from ..errors import DataError
 from .caption_runs import FinishedRun
 from .captioning import CaptionResult, HeldOut
 from .published import TABLE_3, TABLE_3_OTHERS, TABLE_4, TABLE_4_OTHERS
-from .report import DIGITS, LEVEL, figure_of, intervals_line, table, with_interval
+from .report import DIGITS, LEVEL, difference_cell, figure_of, intervals_line, table, with_interval
 
 FORMAT = "diffusion-link captioning report 1"
 BASELINES = ("none", "ridge")
@@ -249,13 +249,8 @@ def _difference_table(mode: str, methods: Mapping[str, Mapping[str, Any]]) -> It
     names = [name for name in COMPARED if name in rows[0][2]]
     yield table(
         [mode, "minus", *(NAMES.get(name, "event accuracy") for name in names)],
-        ([name, other, *(_difference(figures[key]) for key in names)] for name, other, figures in rows),
+        ([name, other, *(difference_cell(figures[key], 100, 1) for key in names)] for name, other, figures in rows),
     )
-
-
-def _difference(figure: Mapping[str, Any]) -> str:
-    text = f"{100 * figure['value']:+.1f} [{100 * figure['low']:+.1f}, {100 * figure['high']:+.1f}]"
-    return f"**{text}**" if figure["low"] > 0 or figure["high"] < 0 else text
 
 
 def _events_section(modes: Mapping[str, Mapping[str, Any]], counts: Mapping[str, int]) -> list[str]:

@@ -20,6 +20,7 @@ from ..files import sync
 from ..metrics import CaptionScores, score_captions
 from ..models.prefix_projector import PrefixProjector
 from ..training.arguments import DecoderTrainingArguments
+from ..training.checkpoints import difference
 from ..training.decoder_parts import load_link
 from ..training.decoder_trainer import train_decoder
 from ..training.preparation import construct
@@ -170,10 +171,7 @@ class CaptionRuns:
         if not path.is_file():
             _write(path, identity)
             return
-        saved, now = _flat(_read(path)), _flat(identity)
-        differ = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
-        if differ:
-            words = "; ".join(f"{name} {saved.get(name)}, now {now.get(name)}" for name in differ)
+        if words := difference(_read(path), identity):
             raise InputError(
                 "--output", f"has runs of other arguments ({words})", f"Use another folder, or remove {self.folder}"
             )
@@ -287,10 +285,3 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
         json.dump(value, file, ensure_ascii=False, indent=1)
         sync(file)
     os.replace(temporary, path)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings as ``{"a.b": 1}``."""
-    if not isinstance(value, dict):
-        return {name.lstrip("."): value}
-    return {key: leaf for part in value for key, leaf in _flat(value[part], f"{name}.{part}").items()}

@@ -196,7 +196,7 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
         table(
             ["method", "minus", "matched cosine", "R@1 audio → text", "R@1 text → audio"],
             (
-                [name, other, *(_difference(figures[key]) for key in COMPARED)]
+                [name, other, *(difference_cell(figures[key]) for key in COMPARED)]
                 for name, method in methods.items()
                 for other, figures in method["minus"].items()
             ),
@@ -322,8 +322,10 @@ def _paper_cell(name: str) -> str:
     return f"{TABLE_1_NAMES[name]}: " + " · ".join(f"{TABLE_1[name][key]:.3f}" for key in COSINES)
 
 
-def _difference(figure: Mapping[str, Any]) -> str:
-    text = f"{figure['value']:+.3f} [{figure['low']:+.3f}, {figure['high']:+.3f}]"
+def difference_cell(figure: Mapping[str, Any], factor: int = 1, digits: int = 3) -> str:
+    """A difference, ``factor`` times, with its interval; bold where that leaves out zero."""
+    value, low, high = (f"{factor * figure[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    text = f"{value} [{low}, {high}]"
     return f"**{text}**" if figure["low"] > 0 or figure["high"] < 0 else text
 
 

@@ -15,7 +15,7 @@ from transformers import ClapConfig, ClapModel
 
 from ..clap import ClapEncoder
 from ..errors import InputError, ModelFolderError
-from .loading import LoadPath, check_vocabulary, download_snapshot
+from .loading import LoadPath, check_vocabulary, download_snapshot, load_tokenizer
 
 DEFAULT_TOKENIZER = "FacebookAI/roberta-base"
 # laion_clap cuts captions there, so its text tower saw nothing longer.
@@ -247,18 +247,11 @@ def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(name: LoadPath, token, cache_dir, local_files_only):
-    from transformers import AutoTokenizer
-
     folder = Path(name)
     if not folder.is_dir():
         patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
         folder = download_snapshot(str(name), None, token, cache_dir, local_files_only, patterns)
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ModelFolderError(
-            folder, f"its tokenizer cannot be loaded ({error})", "Name a folder or Hub id of RoBERTa's tokenizer"
-        ) from error
+    return load_tokenizer(folder, "Name a folder or Hub id of RoBERTa's tokenizer")
 
 
 def _some(names: list[str]) -> str:

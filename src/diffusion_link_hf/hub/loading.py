@@ -233,6 +233,25 @@ def save_tokenizer(tokenizer, folder: Path) -> None:
     drop_local_names(folder / "tokenizer_config.json")
 
 
+def load_tokenizer(folder: Path, remedy: str = "Save or download the folder again"):
+    """The tokenizer in a folder; no code of it is run.
+
+    Raises:
+        ModelFolderError: it cannot be loaded; with ``remedy``.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ModelFolderError(folder, f"its tokenizer cannot be loaded ({error})", remedy) from error
+
+
+def component_folder(folder: Path, name: str) -> Path:
+    """Of a pipeline's folder, that of a component; of any other, itself."""
+    return folder / name if (folder / "model_index.json").is_file() else folder
+
+
 class StrictModel(ModelMixin, ConfigMixin):
     """`ModelMixin` that loads all of its weights or raises, from safetensors only.
 

@@ -91,6 +91,15 @@ def start_anew(root: Path) -> None:
         shutil.rmtree(old)
 
 
+def saved_state(root: Path, who: dict[str, Any], resume: bool, is_main: bool) -> tuple[int, dict[str, Any]] | None:
+    """What a run begins from: that of `load_checkpoint`, or None, after `start_anew`, for one that is not to resume."""
+    if resume:
+        return load_checkpoint(root, who)
+    if is_main:
+        start_anew(root)
+    return None
+
+
 def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest checkpoint in ``root``, or None where there is none.
 
@@ -110,10 +119,9 @@ def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(newest, f"is damaged ({error!r})", remedy) from error
     for part in who:
-        difference = _difference(saved.get(part), who[part])
-        if difference:
+        if differs := difference(saved.get(part), who[part]):
             raise RecipeError(
-                newest, f"was made with another {part} ({difference})", "Use another output, or remove its checkpoints"
+                newest, f"was made with another {part} ({differs})", "Use another output, or remove its checkpoints"
             )
     try:
         return saved["step"], torch.load(newest / STATE, map_location="cpu", weights_only=True)
@@ -132,9 +140,9 @@ def _checkpoints(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name) and path.is_dir())
 
 
-def _difference(saved: Any, now: Any, name: str = "") -> str:
+def difference(saved: Any, now: Any, name: str = "") -> str:
     """In words what differs between two values, field by field where both are mappings; empty where nothing does."""
     if isinstance(saved, dict) and isinstance(now, dict):
-        parts = (_difference(saved.get(key), now.get(key), f"{name}.{key}") for key in sorted({*saved, *now}))
+        parts = (difference(saved.get(key), now.get(key), f"{name}.{key}") for key in sorted({*saved, *now}))
         return "; ".join(part for part in parts if part)
     return "" if saved == now else f"{name.lstrip('.')} {saved}, now {now}".strip()

@@ -13,9 +13,16 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 from ..clap import ClapEncoder
 from ..data.embedding_cache import EmbeddingCache, clap_fingerprint
-from ..decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, load_tokenizer
+from ..decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm
 from ..errors import DataError, ModelFolderError, RecipeError
-from ..hub.loading import DEFAULT_PIPELINE, pinned_source, read_json, resolve_folder
+from ..hub.loading import (
+    DEFAULT_PIPELINE,
+    component_folder,
+    load_tokenizer,
+    pinned_source,
+    read_json,
+    resolve_folder,
+)
 from ..models.bridge import BridgeModel
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
@@ -110,9 +117,7 @@ def locate_base(name: str, revision: str | None) -> BaseModel:
         ModelFolderError, HubAccessError: see `hub.loading.resolve_folder`.
     """
     patterns = ["*.json", "*.safetensors", "tokenizer*"]
-    folder = resolve_folder(name, revision, allow_patterns=patterns)
-    if (folder / "model_index.json").is_file():
-        folder = folder / "decoder"
+    folder = component_folder(resolve_folder(name, revision, allow_patterns=patterns), "decoder")
     if (folder / CONFIG_FILE).is_file():
         base = read_json(folder / CONFIG_FILE).get("base") or {}
         if "path" in base:

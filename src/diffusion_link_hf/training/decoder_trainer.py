@@ -20,8 +20,9 @@ from .bridge_losses import Share
 from .caption_batches import CaptionBatches
 from .caption_model import CaptionModel
 from .caption_validation import CaptionValidation, check_validation, embeds_of, trainable_rows
-from .checkpoints import check_best, identity, load_checkpoint, save_checkpoint, start_anew
+from .checkpoints import check_best, identity, save_checkpoint, saved_state
 from .decoder_parts import DecoderParts, build_parts
+from .dropout import seed_dropout
 from .preparation import make_accelerator
 from .recipe_record import write_recipe
 from .schedules import warmup_cosine
@@ -140,14 +141,14 @@ class DecoderOptimisation:
     def state(self) -> dict[str, Any]:
         """All that a continuation needs, whole: with FSDP all processes have to ask for it."""
         own = {"model": self.model.trained_state(), "best": self.best, "misses": self.misses}
-        return own | {name: whole(part.state_dict()) for name, part in self._parts().items()}
+        own["optimiser"] = whole(self.optimiser.state_dict())
+        return own | {name: part.state_dict() for name, part in self._parts().items()}
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.model.load_trained_state(state["model"])
         load_optimiser_state(self.optimiser, state["optimiser"])
         for name, part in self._parts().items():
-            if name != "optimiser":
-                part.load_state_dict(state[name])
+            part.load_state_dict(state[name])
         self.step, self.best, self.misses = step, state["best"], state["misses"]
 
     @property
@@ -158,7 +159,7 @@ class DecoderOptimisation:
         """One step of the optimiser; returns this process's part of the mean loss per caption token, ()."""
         args, accelerator = self.args, self.accelerator
         key = args.seed * 1_000_003 + self.step
-        torch.manual_seed(key + (accelerator.process_index << 40))  # dropout
+        seed_dropout(key, accelerator)
         batch = self.batches.batch(self.step)
         tokens = int(self.batches.lengths[batch].sum())  # of all processes
         rows = self.rows[batch]
@@ -209,7 +210,8 @@ class DecoderOptimisation:
         return self.best["step"]
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"optimiser": self.optimiser, "schedule": self.schedule}
+        """What is never sharded."""
+        parts = {"schedule": self.schedule}
         return parts | ({"scaler": self.accelerator.scaler} if self.accelerator.scaler is not None else {})
 
 
@@ -217,9 +219,7 @@ def optimise(run: DecoderOptimisation, who: dict[str, Any], progress: bool = Tru
     """Train to the end, from the newest checkpoint if the recipe says so; returns what `finish` does."""
     args, accelerator = run.args, run.accelerator
     checkpoints = Path(args.output) / "checkpoints"
-    if not args.resume and accelerator.is_main_process:
-        start_anew(checkpoints)
-    if args.resume and (saved := load_checkpoint(checkpoints, who)):
+    if saved := saved_state(checkpoints, who, args.resume, accelerator.is_main_process):
         run.restore(*saved)
     shown = progress and accelerator.is_main_process
     bar = tqdm(total=run.total, initial=run.step, desc="decoder", disable=not shown, mininterval=2)

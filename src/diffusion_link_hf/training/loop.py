@@ -17,7 +17,8 @@ from ..objectives import DiffusionLinkLoss
 from .arguments import TrainedBridgeArguments
 from .averaging import AveragedWeights, averaged
 from .bridge_losses import Share
-from .checkpoints import check_best, load_checkpoint, save_checkpoint, start_anew
+from .checkpoints import check_best, save_checkpoint, saved_state
+from .dropout import seed_dropout
 from .schedules import warmup_cosine
 
 # (source (P, D), target (B, D), generator, share) → (), or the parts of it: the share's part of the batch's loss; the
@@ -91,7 +92,7 @@ class BridgeOptimisation:
         """One step of the optimiser; returns this process's part of the loss and its terms, () each."""
         args, accelerator = self.args, self.accelerator
         key = args.seed * 1_000_003 + self.step
-        _seed_dropout(key + (accelerator.process_index << 40), accelerator.device)
+        seed_dropout(key, accelerator)
         figures: dict[str, torch.Tensor] = {}
         micros = args.gradient_accumulation_steps
         for micro in range(micros):
@@ -153,17 +154,6 @@ class BridgeOptimisation:
         return tuple(part.to(self.accelerator.device, non_blocking=True) for part in parts)
 
 
-def _seed_dropout(seed: int, device: torch.device) -> None:
-    """Seeds what draws the dropout on ``device``.
-
-    On a CPU not by `torch.manual_seed`: without accelerator it formats the call stack each time, for an error message.
-    """
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.manual_seed(seed)
-
-
 def optimise(run: BridgeOptimisation, who: dict[str, Any], progress: bool = True) -> int:
     """Train to the end, from the newest checkpoint if the recipe says so.
 
@@ -180,9 +170,7 @@ def optimise(run: BridgeOptimisation, who: dict[str, Any], progress: bool = True
     """
     args, accelerator = run.args, run.accelerator
     checkpoints = Path(args.output) / "checkpoints"
-    if not args.resume and accelerator.is_main_process:
-        start_anew(checkpoints)
-    if args.resume and (saved := load_checkpoint(checkpoints, who)):
+    if saved := saved_state(checkpoints, who, args.resume, accelerator.is_main_process):
         run.restore(*saved)
     run.bridge.train()
     shown = progress and accelerator.is_main_process
