@@ -11,9 +11,9 @@ from peft import PeftConfig
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from diffusion_link_hf.commands.options import positive
-from diffusion_link_hf.decoder import ADAPTER_FILE, BASE_FOLDER
 from diffusion_link_hf.errors import DiffusionLinkError, ModelFolderError
-from diffusion_link_hf.hub.loading import read_json
+from diffusion_link_hf.loading import read_json
+from diffusion_link_hf.models.decoder import ADAPTER_FILE, BASE_FOLDER
 from diffusion_link_hf.training.memory import MemoryEstimate, estimate_memory, measure_sizes
 
 GIB = 2**30
@@ -67,7 +67,7 @@ def table(decoder: Path, batch_size: int, length: int, gpus: list[int]) -> str:
 
 
 def cells(estimate: MemoryEstimate) -> str:
-    parts = (estimate.weights, estimate.gradients, estimate.optimiser, estimate.activations, estimate.total)
+    parts = (estimate.weights, estimate.gradients, estimate.optimizer, estimate.activations, estimate.total)
     return " | ".join(f"{part / GIB:.1f}" for part in parts)
 
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from diffusion_link_hf import EmbeddingCache
-from diffusion_link_hf.hub.loading import resolve_folder
+from diffusion_link_hf.loading import resolve_folder
 
 TRAIN = Path(__file__).with_name("train.py")
 WIDTH = 32

@@ -8,13 +8,13 @@ import sys
 from accelerate import PartialState
 
 from diffusion_link_hf.errors import DiffusionLinkError
-from diffusion_link_hf.training.arguments import load_recipe
+from diffusion_link_hf.training.recipes import load_recipe
 
 # Stage → module and function; imported when a recipe asks for it.
 TRAINERS = {
-    "link": ("link_trainer", "train_link"),
-    "bridge": ("bridge_trainer", "train_bridge_stage"),
-    "decoder": ("decoder_trainer", "train_decoder"),
+    "link": ("link", "train_link"),
+    "bridge": ("bridge", "train_bridge_stage"),
+    "decoder": ("decoder", "train_decoder"),
 }
 
 

@@ -12,7 +12,7 @@ import soundfile as sf
 
 from diffusion_link_hf.cli import main
 from diffusion_link_hf.commands import caption
-from factories import make_pipeline
+from support.models import make_pipeline
 
 RATE = 48_000
 

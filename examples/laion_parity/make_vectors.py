@@ -73,7 +73,7 @@ def make_model(fused: bool) -> nn.Module:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module) -> None:
+def randomize(model: nn.Module) -> None:
     """Weights under which every tensor matters to the output, exact in float16."""
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if "_extractor" in name or not value.is_floating_point() or name.endswith("attn_mask"):
@@ -101,7 +101,7 @@ def recordings() -> np.ndarray:
 def make_vectors(fused: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(int(fused))
     model = make_model(fused)
-    randomise(model)
+    randomize(model)
     waves = recordings()
     windows = np.tile(waves.astype(np.float32) / 32767, (1, WINDOW // waves.shape[1]))
     ids = torch.tensor([[0, 5, 17, 42, 2, 1, 1], [0, 9, 8, 7, 30, 59, 2]])

@@ -17,7 +17,7 @@ import torch
 from stand_in import AudioStandIn, Calibration
 from tags import TagVocabulary, overheard
 
-from diffusion_link_hf.data.pairs import EmbeddingPairs
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, InputError
 
 Embed = Callable[[list[str]], torch.Tensor]  # N texts → (N, D) unit rows

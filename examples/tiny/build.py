@@ -1,4 +1,4 @@
-"""Builds the tiny pipeline in one command: CLAP, scenes, link, language model, decoder, and its judgement by fold.
+"""Builds the tiny pipeline in one command: CLAP, scenes, link, language model, decoder, and its judgment by fold.
 
     python examples/tiny/build.py --data esc10 --folds 1 2 3 --judge-folds 4 --output runs/tiny123
     python examples/tiny/build.py --data esc10 --folds 1 2 3 4 --output runs/tiny
@@ -19,9 +19,9 @@ import train_clap
 import train_language_model
 import transformers
 
-from diffusion_link_hf.training.arguments import load_recipe
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.link_trainer import train_link
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.link import train_link
+from diffusion_link_hf.training.recipes import load_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def stages(
     if judge_folds:
         unseen = ["--data", str(data), "--folds", *judge_folds, "--model", str(pipeline)]
         result = output / "judged.json"
-        plan["judgement"] = (result, lambda: judge.main([*unseen, "--output", str(result)]))
+        plan["judgment"] = (result, lambda: judge.main([*unseen, "--output", str(result)]))
     return plan
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import describe
-from scenes import MelBank, Recordings, SceneMixer, load_recordings, synthesised
+from scenes import MelBank, Recordings, SceneMixer, load_recordings, synthesized
 from tqdm import tqdm
 
 from diffusion_link_hf import ClapEncoder
-from diffusion_link_hf.data.embedding_cache import embed_captions
+from diffusion_link_hf.embeddings.cache import embed_captions
 
 # More overlapped pairs than the encoder was trained on: in sounds that it never heard the second event is fainter to it
 # than in those it knows, and a decoder that learned from those alone leaves it out (47 % of overlapped pairs, n = 200).
@@ -31,9 +31,9 @@ def main(argv: list[str] | None = None) -> None:
 
     rng = np.random.default_rng(args.seed)
     recorded = load_recordings(args.data, set(args.folds))
-    # Other synthesised examples than those the encoder saw.
+    # Other synthesized examples than those the encoder saw.
     mixer = SceneMixer(
-        MelBank(Recordings({**recorded.by_label, **synthesised(args.seed).by_label})),
+        MelBank(Recordings({**recorded.by_label, **synthesized(args.seed).by_label})),
         COUNTS,
         share_overlapped=SHARE_OVERLAPPED,
     )

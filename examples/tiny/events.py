@@ -66,7 +66,7 @@ RECORDED = (
 )  # fmt: skip
 
 # Classes that exist only as this project's own synthesis (synthesis.py).
-SYNTHESISED = (
+SYNTHESIZED = (
     _event("alarm_beep", "alarm beep", "an alarm | beeps | beeping", "an electronic alarm | is sounding | sounding",
            "a digital beeper | beeps | beeping"),
     _event("applause", "applau clap audience", "an audience | applauds | applauding", "people | clap | clapping",
@@ -100,7 +100,7 @@ SYNTHESISED = (
            "a strong breeze | blows | blowing", "gusts of wind | rush past | rushing past"),
 )  # fmt: skip
 
-EVENTS: dict[str, Event] = {event.label: event for event in (*RECORDED, *SYNTHESISED)}
+EVENTS: dict[str, Event] = {event.label: event for event in (*RECORDED, *SYNTHESIZED)}
 LABELS: tuple[str, ...] = tuple(sorted(EVENTS))
 
 _KEYWORDS = {label: re.compile(rf"\b(?:{'|'.join(event.keywords)})") for label, event in EVENTS.items()}

@@ -1,11 +1,11 @@
-"""Writes the sample sounds of the repository: eight synthesised scenes as Ogg Vorbis, named after what is heard."""
+"""Writes the sample sounds of the repository: eight synthesized scenes as Ogg Vorbis, named after what is heard."""
 
 import argparse
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from synthesis import RATE, synthesise
+from synthesis import RATE, synthesize
 
 SECONDS = 10
 # (how the events are arranged, their classes): single events, overlapping pairs, and sequences
@@ -25,9 +25,9 @@ JOINTS = {"single": "", "overlap": "_while_", "sequence": "_then_"}
 def scene(arrangement: str, labels: tuple[str, ...], rng: np.random.Generator) -> np.ndarray:
     """(480000,) float32 at 48 kHz, peak at most 0.9; overlapping events have equal energy."""
     if arrangement == "sequence":
-        mixed = np.concatenate([synthesise(label, rng, SECONDS / len(labels)) for label in labels])
+        mixed = np.concatenate([synthesize(label, rng, SECONDS / len(labels)) for label in labels])
     else:
-        parts = [synthesise(label, rng, SECONDS) for label in labels]
+        parts = [synthesize(label, rng, SECONDS) for label in labels]
         mixed = sum(part / np.sqrt((part**2).mean()) for part in parts)
     return (mixed * 0.9 / max(0.9, float(np.abs(mixed).max()))).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Ten-second scenes mixed from recordings and synthesised sounds, as mel power (training) or samples (judging)."""
+"""Ten-second scenes mixed from recordings and synthesized sounds, as mel power (training) or samples (judging)."""
 
 import csv
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from captions import Relation, SceneEvent
 from events import EVENTS, LABELS
-from synthesis import SYNTHESISERS, synthesise
+from synthesis import SYNTHESIZERS, synthesize
 from tqdm import tqdm
 
 from diffusion_link_hf.audio import SAMPLING_RATE, WINDOW_SAMPLES, load_audio, split_windows
-from diffusion_link_hf.features import ClapLogMel
+from diffusion_link_hf.models.log_mel import ClapLogMel
 
 FRAMES = 1001
 SPEEDS = (0.84, 0.89, 0.945, 1.0, 1.06, 1.12, 1.19)
-EXAMPLES_PER_CLASS = 24  # synthesised examples of each class; a recorded class has 24 recordings in three folds
+EXAMPLES_PER_CLASS = 24  # synthesized examples of each class; a recorded class has 24 recordings in three folds
 EVENT_COUNTS = {1: 0.45, 2: 0.45, 3: 0.10}
 TYPICAL_LEVEL = -8.0  # dB, mean mel power of the recordings
 SHARE_OVERLAPPED = 0.6  # of scenes of several events; they are the harder ones
@@ -47,10 +47,10 @@ def load_recordings(folder: Path, folds: set[int]) -> Recordings:
     return Recordings(by_label, names)
 
 
-def synthesised(seed: int, per_class: int = EXAMPLES_PER_CLASS) -> Recordings:
-    """``per_class`` examples of every synthesised class."""
+def synthesized(seed: int, per_class: int = EXAMPLES_PER_CLASS) -> Recordings:
+    """``per_class`` examples of every synthesized class."""
     rng = np.random.default_rng(seed)
-    return Recordings({label: [synthesise(label, rng) for _ in range(per_class)] for label in SYNTHESISERS})
+    return Recordings({label: [synthesize(label, rng) for _ in range(per_class)] for label in SYNTHESIZERS})
 
 
 def _looped_power(front_end: ClapLogMel, samples: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ class MelBank:
                 for speed in speeds:
                     at_speed = soxr.resample(samples, SAMPLING_RATE * speed, SAMPLING_RATE) if speed != 1 else samples
                     power = _looped_power(front_end, at_speed)
-                    # Equal energy for all, or a quiet recording would be labelled where nobody can hear it.
+                    # Equal energy for all, or a quiet recording would be labeled where nobody can hear it.
                     versions.append(power / max(1e-9, float(power.mean())))
                 self.items[label].append(versions)
 
@@ -115,7 +115,7 @@ class Scene:
         return (self.relation, *events)
 
 
-def _equaliser(rng: np.random.Generator, decibel: float = 2.0) -> np.ndarray:
+def _equalizer(rng: np.random.Generator, decibel: float = 2.0) -> np.ndarray:
     """(64,) power gains: a smooth random curve over the mel bands."""
     knots = rng.normal(0, decibel, 6)
     return 10 ** (np.interp(np.linspace(0, 5, 64), np.arange(6), knots) / 10)
@@ -182,14 +182,14 @@ class SceneMixer:
         self.counts = counts
         self.share_recorded = share_recorded
         self.share_overlapped = share_overlapped
-        self.synthesised = [label for label in bank.labels if label in SYNTHESISERS]
-        self.recorded = [label for label in bank.labels if label not in SYNTHESISERS]
+        self.synthesized = [label for label in bank.labels if label in SYNTHESIZERS]
+        self.recorded = [label for label in bank.labels if label not in SYNTHESIZERS]
 
     def _labels(self, n: int, rng: np.random.Generator) -> list[str]:
         labels: list[str] = []
         while len(labels) < n:
-            recorded = not self.synthesised or (self.recorded and rng.random() < self.share_recorded)
-            label = str(rng.choice(self.recorded if recorded else self.synthesised))
+            recorded = not self.synthesized or (self.recorded and rng.random() < self.share_recorded)
+            label = str(rng.choice(self.recorded if recorded else self.synthesized))
             if label not in labels:
                 labels.append(label)
         return labels
@@ -237,7 +237,7 @@ class SceneMixer:
                 start, stop = (start + gap, stop) if rng.random() < 0.5 else (start, stop - gap)
             mel = self._recording(event.label, rng)
             gain = rng.uniform(*_GAIN["distant" if event.distant else event.loudness])
-            eq = _equaliser(rng) * (_DISTANCE if event.distant else 1.0)
+            eq = _equalizer(rng) * (_DISTANCE if event.distant else 1.0)
             power += _place(mel * (eq * 10 ** ((gain + master) / 10)).astype(np.float32), start, stop, event.bouts, rng)
         if rng.random() < 0.5:  # a noise floor, as every microphone has
             level = 10 ** rng.uniform(-10, -3)

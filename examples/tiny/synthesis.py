@@ -81,9 +81,9 @@ def alarm_beep(rng, seconds):
 def applause(rng, seconds):
     out = _silence(seconds)
     for _ in range(int(seconds * rng.uniform(50, 140))):
-        centre = rng.uniform(700, 2600)
+        center = rng.uniform(700, 2600)
         t = _time(0.03)
-        clap = _noise(rng, 0.03, centre * 0.6, centre * 1.7) * np.exp(-t / rng.uniform(0.003, 0.008))
+        clap = _noise(rng, 0.03, center * 0.6, center * 1.7) * np.exp(-t / rng.uniform(0.003, 0.008))
         _place(out, clap * rng.uniform(0.2, 1), rng.uniform(0, seconds))
     return _room(rng, out, 0.3) * (0.5 + 0.5 * _wander(rng, seconds, 0.5))
 
@@ -250,32 +250,32 @@ def whistle(rng, seconds):
 
 def wind(rng, seconds):
     out = _silence(seconds)
-    for centre in rng.uniform(180, 900, 4):
-        out += _noise(rng, seconds, centre * 0.85, centre * 1.18) * _wander(rng, seconds, 0.8) ** 1.5
+    for center in rng.uniform(180, 900, 4):
+        out += _noise(rng, seconds, center * 0.85, center * 1.18) * _wander(rng, seconds, 0.8) ** 1.5
     return out + 0.3 * _noise(rng, seconds, 60, 400)
 
 
-SYNTHESISERS: dict[str, Callable[[np.random.Generator, float], np.ndarray]] = {
+SYNTHESIZERS: dict[str, Callable[[np.random.Generator, float], np.ndarray]] = {
     make.__name__: make
     for make in (alarm_beep, applause, bell, bird_chirp, cricket, engine, footsteps, frog, knocking, siren, telephone,
                  thunder, typing, water_drip, whistle, wind)
 }  # fmt: skip
 
 
-def synthesise(label: str, rng: np.random.Generator, seconds: float = 5.0) -> np.ndarray:
+def synthesize(label: str, rng: np.random.Generator, seconds: float = 5.0) -> np.ndarray:
     """One random example of a class.
 
     Args:
-        label: a key of ``SYNTHESISERS``.
+        label: a key of ``SYNTHESIZERS``.
         rng: every random choice comes from it: the same generator state gives the same sound.
         seconds: length, at least 0.5.
 
     Returns:
         (n,) float32 at 48 kHz, peak between 0.2 and 0.9, over a faint noise floor such as recordings have.
     """
-    if label not in SYNTHESISERS:
-        raise KeyError(f"{label!r} is not a synthesised class; there are {', '.join(SYNTHESISERS)}")
-    samples = SYNTHESISERS[label](rng, seconds)
+    if label not in SYNTHESIZERS:
+        raise KeyError(f"{label!r} is not a synthesized class; there are {', '.join(SYNTHESIZERS)}")
+    samples = SYNTHESIZERS[label](rng, seconds)
     samples = samples / (np.abs(samples).max() + 1e-9) * rng.uniform(0.2, 0.9)
     floor = 10 ** rng.uniform(-4.5, -2.6)
     return (samples + floor * _noise(rng, seconds, 30, 12_000)).astype(np.float32)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from captions import describe
 from events import LABELS
-from scenes import MelBank, Recordings, Scene, SceneMixer, judged_scenes, load_recordings, synthesised
+from scenes import MelBank, Recordings, Scene, SceneMixer, judged_scenes, load_recordings, synthesized
 from tokenizer import build_tokenizer
 from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-from diffusion_link_hf.features import ClapLogMel
+from diffusion_link_hf.models.log_mel import ClapLogMel
 
 logger = logging.getLogger(__name__)
 
@@ -118,27 +118,27 @@ def affinities(scenes: list[Scene]) -> torch.Tensor:
     return out
 
 
-def _optimiser(groups: list[dict], steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
+def _optimizer(groups: list[dict], steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     rates = [group["lr"] for group in groups]
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, pct_start=0.06)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.06)
 
 
 def train_tagger(model: ClapModel, head: nn.Module, mixer: SceneMixer, rng: np.random.Generator, steps: int) -> None:
     """Stage 1: the audio tower learns which events a scene holds; leaves the averages in ``model`` and ``head``."""
     tower = nn.ModuleDict({"audio": model.audio_model, "head": head})
     trained = [p for p in tower.parameters() if p.requires_grad]
-    optimiser, schedule = _optimiser([{"params": trained, "lr": TAGGER_LR}], steps)
+    optimizer, schedule = _optimizer([{"params": trained, "lr": TAGGER_LR}], steps)
     average = ExponentialAverage(tower)
     for _ in (bar := tqdm(range(steps), desc="tagger", mininterval=5)):
         features, scenes = mixer.batch(TAGGER_BATCH, rng)
         tags = torch.from_numpy(np.stack([scene.tags for scene in scenes]))
         train_mode(model)
         loss = tagging_loss(head(model.audio_model(features).pooler_output), tags)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         average.update(tower)
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -153,7 +153,7 @@ def train_contrast(
     audio = [p for p in model.audio_model.parameters() if p.requires_grad]
     rest = [*model.text_model.parameters(), *model.text_projection.parameters(), *model.audio_projection.parameters()]
     rest += [*head.parameters(), *joint_head.parameters()]
-    optimiser, schedule = _optimiser(
+    optimizer, schedule = _optimizer(
         [{"params": audio, "lr": CONTRAST_LR * AUDIO_LR_FACTOR}, {"params": rest, "lr": CONTRAST_LR}], steps
     )
     both = nn.ModuleDict({"model": model, "head": head})
@@ -174,10 +174,10 @@ def train_contrast(
         loss = loss + 2 * F.binary_cross_entropy_with_logits(head(pooled), tags)
         for embeds in (audio_embeds, text_embeds):
             loss = loss + F.binary_cross_entropy_with_logits(joint_head(10 * embeds), tags)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_([*audio, *rest], 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         average.update(both)
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     recorded = load_recordings(args.data, set(args.folds))
-    bank = MelBank(Recordings({**recorded.by_label, **synthesised(args.seed).by_label}))
+    bank = MelBank(Recordings({**recorded.by_label, **synthesized(args.seed).by_label}))
     judged = load_recordings(args.data, set(args.judge_folds)) if args.judge_folds else None
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer))

@@ -13,7 +13,7 @@ def dense_floats(value: torch.Tensor | np.ndarray, item: str) -> torch.Tensor:
 
     Raises:
         InputError: neither of them; not floats of 16 to 64 bits; masked values; or a tensor without values of its own
-            for every place (sparse, nested, quantised, on the meta device).
+            for every place (sparse, nested, quantized, on the meta device).
     """
     if isinstance(value, np.ndarray):
         if value.dtype.kind != "f" or value.dtype.itemsize > 8:
@@ -25,7 +25,7 @@ def dense_floats(value: torch.Tensor | np.ndarray, item: str) -> torch.Tensor:
         raise InputError(item, f"is a {type(value).__name__}", "Pass a floating-point torch tensor or NumPy array")
     kinds = {
         "nested": value.is_nested,
-        "quantised": value.is_quantized,
+        "quantized": value.is_quantized,
         "sparse": value.layout != torch.strided,
         "meta": value.is_meta,
     }

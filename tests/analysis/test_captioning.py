@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from captioning_factories import EVENTS, make_captioned_cache, make_scores
 from diffusion_link_hf import EmbeddingCache
 from diffusion_link_hf.analysis import captioning
 from diffusion_link_hf.analysis.bootstrap import GroupBootstrap
@@ -22,7 +21,8 @@ from diffusion_link_hf.audio import SAMPLING_RATE
 from diffusion_link_hf.errors import DataError
 from diffusion_link_hf.metrics import MetricDependencyError
 from diffusion_link_hf.metrics.registry import METRICS
-from factories import make_pipeline
+from support.captioning import EVENTS, make_captioned_cache, make_scores
+from support.models import make_pipeline
 
 
 def test_captions_are_those_of_the_pipeline():

@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from analysis_factories import QUICK, make_fitted, make_split
-from bridge_factories import make_bridge, make_rows
 from diffusion_link_hf.analysis.evaluation import (
     EvaluationSettings,
     FittedBridge,
@@ -17,8 +15,10 @@ from diffusion_link_hf.analysis.evaluation import (
     content_noise,
     evaluate_bridges,
 )
-from diffusion_link_hf.data.pairs import EmbeddingPairs
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, InputError
+from support.analysis import QUICK, make_fitted, make_split
+from support.bridges import make_bridge, make_rows
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def results(split, fitted):
 
 
 def test_methods_and_seeds(results):
-    assert list(results) == ["identity", "centring", "ridge", "diffusion-link"]
+    assert list(results) == ["identity", "centering", "ridge", "diffusion-link"]
     for result in results.values():
         assert [one.seed for one, _ in result.runs] == [0, 1]
         seeds = result.by_seed("matched_audio")
@@ -65,7 +65,7 @@ def test_figures_of_a_bridge_without_noise(results, split, fitted):
 
 def test_ridge_closes_a_gap_that_is_a_rotation(results):
     for better in ("matched_audio", "source_to_target_r1"):
-        assert (results["ridge"].estimate(better) - results["centring"].estimate(better)).interval()[0] > 0.1
+        assert (results["ridge"].estimate(better) - results["centering"].estimate(better)).interval()[0] > 0.1
     kl = {name: result.by_seed("kl_divergence")[0] for name, result in results.items()}
     assert kl["ridge"] < kl["identity"]
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from bridge_factories import make_rows, unit
 from diffusion_link_hf.analysis.geometry import (
     centroid_distance,
     effective_dimension,
@@ -16,6 +15,7 @@ from diffusion_link_hf.analysis.geometry import (
     principal_axes,
 )
 from diffusion_link_hf.errors import InputError
+from support.bridges import make_rows, unit
 
 
 def normal(rows: int, k: int, seed: int) -> torch.Tensor:
@@ -103,7 +103,7 @@ def test_linear_separability():
 
 def test_linear_separability_equals_a_classifier_of_scikit_learn():
     linear = pytest.importorskip("sklearn.discriminant_analysis")
-    from diffusion_link_hf.models.linear_bridge import held_out_rows
+    from diffusion_link_hf.bridges.linear import held_out_rows
 
     group = torch.arange(400)
     a, b = unit(make_rows(400, 1).double() + 0.1), unit(make_rows(400, 2).double() - 0.1)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_factories import make_rows
 from diffusion_link_hf.analysis.bootstrap import GroupBootstrap
 from diffusion_link_hf.analysis.retrieval import Ranking, rank_items, recall
 from diffusion_link_hf.errors import InputError
+from support.bridges import make_rows
 
 
 def brute_force(queries, query_group, gallery, gallery_group, k) -> float:

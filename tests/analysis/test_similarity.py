@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bridge_factories import make_rows
 from diffusion_link_hf.analysis.bootstrap import GroupBootstrap
 from diffusion_link_hf.analysis.similarity import distinct_items, matched_cosine, unmatched_cosine
 from diffusion_link_hf.errors import InputError
+from support.bridges import make_rows
 
 GROUP = torch.tensor([4, 4, 9, 2, 2, 2, 9, 5])
 

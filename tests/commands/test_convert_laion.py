@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_helpers import run
 from safetensors.torch import load_file
 
 from diffusion_link_hf import ClapEncoder
 from diffusion_link_hf.commands import convert_laion
 from diffusion_link_hf.errors import InputError
+from support.commands import run
 
 VECTORS = Path(__file__).parents[2] / "examples" / "laion_parity" / "fused.safetensors"
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from command_helpers import parse, run
 
 from diffusion_link_hf import ClapEncoder, EmbeddingCache
 from diffusion_link_hf.audio import load_audio, split_windows
 from diffusion_link_hf.commands import embed
-from diffusion_link_hf.data.embedding_cache import clap_fingerprint
+from diffusion_link_hf.embeddings.cache import clap_fingerprint
 from diffusion_link_hf.errors import DataError, DiffusionLinkError, InputError, ModelFolderError
-from factories import make_clap
+from support.commands import parse, run
+from support.models import make_clap
 
 
 @pytest.fixture(scope="module")

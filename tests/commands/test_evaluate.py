@@ -4,17 +4,17 @@ import json
 
 import pytest
 import torch
-from command_helpers import parse, run
 
-from captioning_factories import EVENTS, make_captioned_cache
-from diffusion_link_hf.analysis import caption_runs
 from diffusion_link_hf.analysis.captioning import HeldOut
 from diffusion_link_hf.commands import evaluate
-from diffusion_link_hf.data.embedding_cache import EmbeddingCache
+from diffusion_link_hf.embeddings.cache import EmbeddingCache
 from diffusion_link_hf.errors import DataError, InputError, ModelFolderError, RecipeError
+from diffusion_link_hf.experiments import caption_runs
 from diffusion_link_hf.metrics import MetricDependencyError
-from factories import make_pipeline
-from training.training_factories import make_base
+from support.captioning import EVENTS, make_captioned_cache
+from support.commands import parse, run
+from support.models import make_pipeline
+from support.training import make_base
 
 QUICK = [
     *("--decoder-steps", 3, "--decoder-batch-size", 8, "--decoder", "lora={r: 2, target_modules: [q_proj]}"),
@@ -45,22 +45,22 @@ def given(tmp_path):
 
 def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_needed):
     arguments = [*given, "--events", tmp_path / "events.json", "--seeds", 0]
-    assert run(evaluate, *arguments, "--methods", "none", "centring") == 0
+    assert run(evaluate, *arguments, "--methods", "none", "centering") == 0
     output = tmp_path / "report"
     printed = capsys.readouterr()
     assert printed.out.strip() == str(output / "report.md")
     assert "decoder" not in printed.err  # --quiet, so no progress bar either
     document = json.loads((output / "results.json").read_text())
     assert {mode: list(methods) for mode, methods in document["modes"].items()} == {
-        "zero-shot": ["none", "centring"],
-        "supervised": ["none", "centring"],
+        "zero-shot": ["none", "centering"],
+        "supervised": ["none", "centering"],
     }
     assert document["data"]["held_out_recordings"] == 8
     assert document["data"]["train_recordings"] == 32
     assert document["training"]["base_model"] == "lm"
     assert document["modes"]["zero-shot"]["none"]["minus"] == {}
-    assert document["modes"]["zero-shot"]["centring"]["minus"]["none"]["cider_d"]["high"] is not None
-    assert "event_accuracy" in document["modes"]["supervised"]["centring"]["figures"]
+    assert document["modes"]["zero-shot"]["centering"]["minus"]["none"]["cider_d"]["high"] is not None
+    assert "event_accuracy" in document["modes"]["supervised"]["centering"]["figures"]
     lines = [json.loads(line) for line in (output / "captions.jsonl").read_text().splitlines()]
     assert len(lines) == 4 * 8
     assert all(len(line["references"]) == 2 for line in lines)
@@ -68,7 +68,7 @@ def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_nee
     assert {path.name for path in (output / "runs").iterdir()} == {"recipe.json", "zero-shot", "supervised"}
 
     # One method more: only that is trained; equal arguments: none, and the same bytes.
-    arguments += ["--methods", "none", "c3", "centring"]
+    arguments += ["--methods", "none", "c3", "centering"]
     trained, train = [], caption_runs.train_decoder
     monkeypatch.setattr(
         caption_runs, "train_decoder", lambda args, *rest: (trained.append(args.mode), train(args, *rest))

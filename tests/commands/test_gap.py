@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
-from command_helpers import parse, run, write_pairs
 
-from diffusion_link_hf.commands import experiment, gap
-from diffusion_link_hf.data.pairs import EmbeddingPairs
+from diffusion_link_hf.bridges.linear import LinearBridge
+from diffusion_link_hf.commands import gap
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, DiffusionLinkError, InputError, ModelFolderError
-from diffusion_link_hf.models.linear_bridge import LinearBridge
-from factories import EMBEDDING_DIM
+from diffusion_link_hf.experiments import fitting
+from support.commands import parse, run, write_pairs
+from support.models import EMBEDDING_DIM
 
 QUICK = ["--resamples", 20, "--train-steps", 2, "--batch-size", 8, "--held-out", 0.3, "--kl-components", 4, "--quiet"]
 
@@ -28,7 +29,7 @@ def test_a_report_of_methods_and_fitted_bridges(tmp_path, capsys):
     assert run(gap, *arguments, *given, *QUICK) == 0
     assert capsys.readouterr().out.strip() == str(output / "report.md")
     document = json.loads((output / "results.json").read_text())
-    assert list(document["methods"]) == ["identity", "centring", "ridge", "mlp", "mine", "model"]
+    assert list(document["methods"]) == ["identity", "centering", "ridge", "mlp", "mine", "model"]
     assert document["methods"]["mlp"]["seeds"] == [0, 1]
     assert document["methods"]["mlp"]["steps"] == 2
     assert document["methods"]["mine"]["steps"] is None
@@ -71,12 +72,12 @@ def test_the_same_arguments_give_the_same_files_but_for_times(tmp_path):
 
 def test_no_recording_is_on_both_sides(tmp_path):
     arguments = ["--embeddings", write_pairs(tmp_path), "--output", tmp_path, "--limit", 50, "--held-out", 0.2]
-    train, held_out, data = experiment.split_data(parse(gap, *arguments))
+    train, held_out, data = fitting.split_data(parse(gap, *arguments))
     assert len(train.group.unique()) == data["train_recordings"] == 40
     assert len(held_out.group.unique()) == 10
     assert not torch.isin(train.group, held_out.group).any()
     assert len(train.group) + len(held_out.group) == 100
-    back = experiment.split_data(parse(gap, *arguments, "--reverse"))[0]
+    back = fitting.split_data(parse(gap, *arguments, "--reverse"))[0]
     assert torch.equal(back.source, train.target)
 
 
@@ -86,7 +87,7 @@ def test_test_data_of_their_own_are_measured_and_not_trained_on(tmp_path):
     train.save(tmp_path / "train.safetensors")
     test.save(tmp_path / "test.safetensors")
     arguments = ["--embeddings", tmp_path / "train.safetensors", "--test", tmp_path / "test.safetensors"]
-    fitted, measured, data = experiment.split_data(parse(gap, *arguments, "--output", tmp_path))
+    fitted, measured, data = fitting.split_data(parse(gap, *arguments, "--output", tmp_path))
     assert torch.equal(fitted.source, train.source)
     assert torch.equal(measured.target, test.target)
     assert data["test"] == "test.safetensors"
@@ -99,12 +100,12 @@ def test_test_data_of_another_encoder_are_refused(other, tmp_path):
     rows = torch.nn.functional.normalize(torch.randn(8, other.get("width", 16)), dim=-1)
     train = EmbeddingPairs(torch.randn(8, 16), torch.randn(8, 16), clap="one")
     with pytest.raises(DataError, match="encoder"):
-        experiment.check_same_space(train, EmbeddingPairs(rows, rows, clap=other.get("clap")), "test")
+        fitting.check_same_space(train, EmbeddingPairs(rows, rows, clap=other.get("clap")), "test")
 
 
 def test_methods_always_have_the_baselines():
-    assert gap.chosen_methods(["none"], gap.BASELINES) == ["identity", "centring", "ridge"]
-    assert gap.chosen_methods(["mlp", "ridge"], gap.BASELINES) == ["identity", "centring", "ridge", "mlp"]
+    assert gap.chosen_methods(["none"], gap.BASELINES) == ["identity", "centering", "ridge"]
+    assert gap.chosen_methods(["mlp", "ridge"], gap.BASELINES) == ["identity", "centering", "ridge", "mlp"]
     everything = gap.chosen_methods(["all"], gap.BASELINES)
     assert {"diffusion-bridge", "diffgap", "seed", "memory", "diffusion-link"} < set(everything)
     assert gap.SLOW not in everything

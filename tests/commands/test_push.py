@@ -1,12 +1,12 @@
 """``diffusion-link push``: what it shows and refuses without a network; tests/hub pushes for real."""
 
 import pytest
-from command_helpers import run
 
 from diffusion_link_hf import DiffusionLinkPipeline
 from diffusion_link_hf.commands import push
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from factories import make_pipeline
+from support.commands import run
+from support.models import make_pipeline
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from command_helpers import run, write_pairs
 
-from bridge_factories import make_bridge
 from diffusion_link_hf.commands import sweep
 from diffusion_link_hf.errors import InputError
+from support.bridges import make_bridge
+from support.commands import run, write_pairs
 
 QUICK = ["--resamples", 20, "--train-steps", 2, "--batch-size", 8, "--held-out", 0.3, "--seeds", 0, "--quiet"]
 
@@ -23,7 +23,7 @@ def test_a_sweep_of_fitted_bridges(tmp_path, capsys):
     document = json.loads((output / "results.json").read_text())
     points = {(point["timestep"], point["steps"], point["noised"]) for point in document["points"]}
     assert points == {(s, n, noised) for s, n in ((3, 1), (100, 1), (500, 1), (100, 5), (500, 5)) for noised in (0, 1)}
-    assert list(document["baselines"]) == ["identity", "centring", "ridge"]
+    assert list(document["baselines"]) == ["identity", "centering", "ridge"]
     report = (output / "report.md").read_text()
     for picture in ("matched_audio_by_timestep.svg", "source_to_target_r1_by_timestep.svg"):
         assert f"({picture})" in report

@@ -4,16 +4,16 @@ import json
 
 import pytest
 import torch
-from command_helpers import parse, run, write_pairs
 
-from bridge_factories import make_rows
+from diffusion_link_hf.bridges.base import BridgeModel
+from diffusion_link_hf.bridges.linear import LinearBridge
 from diffusion_link_hf.commands import train_bridge
 from diffusion_link_hf.commands.train_bridge import parse_fields
-from diffusion_link_hf.data.pairs import EmbeddingPairs
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
-from diffusion_link_hf.models.bridge import BridgeModel
-from diffusion_link_hf.models.linear_bridge import LinearBridge
-from factories import EMBEDDING_DIM
+from support.bridges import make_rows
+from support.commands import parse, run, write_pairs
+from support.models import EMBEDDING_DIM
 
 
 def test_a_closed_form(tmp_path, capsys):

@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from caption_factories import write_sound
 
 from diffusion_link_hf.data.audio_folder import AudioFolder
 from diffusion_link_hf.data.captioned_audio import open_data
 from diffusion_link_hf.errors import AudioDecodeError, AudioNotFoundError, DataError
+from support.captions import write_sound
 
 CSV = 'file_name,caption\n0.wav,"Rain, falling"\nsub/1.flac,A dog \ngone.wav,A cat\n0.wav,Drops\nbad.wav,Noise\n'
 

@@ -3,11 +3,11 @@
 import csv
 
 import pytest
-from caption_factories import write_sound
 
 from diffusion_link_hf.data.audiocaps import AudioCaps
 from diffusion_link_hf.data.captioned_audio import open_data
 from diffusion_link_hf.errors import AudioNotFoundError, DataError
+from support.captions import write_sound
 
 HEADER = "audiocap_id,youtube_id,start_time,caption\n"
 ID = "-0Ab_cD9eFg"

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from caption_factories import make_audiocaps_repository, sound, write_sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 from diffusion_link_hf.audio import load_audio
 from diffusion_link_hf.data.captioned_audio import CaptionedAudio, open_data
 from diffusion_link_hf.errors import AudioContentError, AudioNotFoundError, DataError, InputError
+from support.captions import make_audiocaps_repository, sound, write_sound
 
 
 def write_folder(folder: Path, count: int) -> Path:

@@ -2,13 +2,13 @@
 
 import pyarrow as pa
 import pytest
-from caption_factories import AUDIOCAPS_SCHEMA, make_audiocaps_repository, sound, write_parquet, write_sound
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from diffusion_link_hf.data.captioned_audio import open_data
 from diffusion_link_hf.data.captioned_parquet import CaptionedParquet
 from diffusion_link_hf.errors import AudioDecodeError, AudioNotFoundError, DataError
+from support.captions import AUDIOCAPS_SCHEMA, make_audiocaps_repository, sound, write_parquet, write_sound
 
 AUDIO = AUDIOCAPS_SCHEMA["audio"]
 

@@ -1,11 +1,11 @@
 """Clotho from files as its archives hold them."""
 
 import pytest
-from caption_factories import write_sound
 
 from diffusion_link_hf.data.captioned_audio import open_data
 from diffusion_link_hf.data.clotho import Clotho
 from diffusion_link_hf.errors import AudioNotFoundError, DataError
+from support.captions import write_sound
 
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
 NAMES = ["Distorted AM Radio noise.wav", "Paper, Parchment.wav", "gone.wav"]

@@ -8,11 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from caption_factories import make_audiocaps_repository, sound, write_parquet
 
 from diffusion_link_hf.data.captioned_audio import open_data
-
-HUB_TESTS = str(Path(__file__).parents[1] / "hub")
+from support.captions import make_audiocaps_repository, sound, write_parquet
+from support.hub_server import running_hub
 
 REQUESTS_FOR_CAPTIONS = 2  # the end of the file, which says where things are, and the columns
 
@@ -45,11 +44,6 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub(repository, tmp_path_factory):
-    sys.path.insert(0, HUB_TESTS)
-    try:
-        from hub_server import running_hub
-    finally:
-        sys.path.remove(HUB_TESTS)
     recordings = tmp_path_factory.mktemp("recordings")
     (recordings / "metadata.csv").write_text("file_name,caption\n0.wav,Rain\n")
     (recordings / "0.wav").write_bytes(b"")

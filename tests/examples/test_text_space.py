@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from diffusion_link_hf.data.pairs import EmbeddingPairs
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, InputError
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "text_space"
@@ -89,7 +89,7 @@ def test_misheard_tags_come_as_often_as_captions_name_them(space):
     assert drawn.count("rain") / len(drawn) == pytest.approx(0.75, abs=0.03)
 
 
-def test_without_distortion_noise_and_offset_the_stand_in_is_the_centred_tags(space):
+def test_without_distortion_noise_and_offset_the_stand_in_is_the_centered_tags(space):
     stand_in = space["stand_in"]
     rows = F.normalize(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)) + 1, dim=-1)
     still = stand_in.Calibration(distortion=0, noise=0, offset=0)
@@ -174,7 +174,7 @@ def test_command_writes_the_three_files(space, captions, tmp_path, monkeypatch, 
 
 
 def test_the_real_space_has_the_figures_of_clap(space, shared_data):
-    """Raw, centred and not-matched cosine of LAION-CLAP on AudioCaps (Table 1 of the paper)."""
+    """Raw, centered and not-matched cosine of LAION-CLAP on AudioCaps (Table 1 of the paper)."""
     pytest.importorskip("wordllama", reason="pip install wordllama")
     build = space["build"]
     files = {split: shared_data / "audiocaps" / f"{split}.csv" for split in ("train", "test")}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_link_hf.features import ClapLogMel
+from diffusion_link_hf.models.log_mel import ClapLogMel
 
 TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny"
 sys.path.insert(0, str(TINY))
@@ -18,7 +18,7 @@ import sample_sounds  # noqa: E402
 import scenes  # noqa: E402
 from captions import SceneEvent, describe  # noqa: E402
 from events import EVENTS, LABELS, RECORDED, events_named  # noqa: E402
-from synthesis import RATE, SYNTHESISERS, synthesise  # noqa: E402
+from synthesis import RATE, SYNTHESIZERS, synthesize  # noqa: E402
 
 EVENT = st.builds(
     SceneEvent,
@@ -31,17 +31,17 @@ EVENT = st.builds(
 
 @pytest.fixture(scope="module")
 def bank() -> scenes.MelBank:
-    """Two examples each of four synthesised classes, at one speed."""
+    """Two examples each of four synthesized classes, at one speed."""
     rng = np.random.default_rng(0)
     labels = ("bell", "siren", "wind", "knocking")
     return scenes.MelBank(
-        scenes.Recordings({label: [synthesise(label, rng, 2.0) for _ in range(2)] for label in labels}), speeds=(1.0,)
+        scenes.Recordings({label: [synthesize(label, rng, 2.0) for _ in range(2)] for label in labels}), speeds=(1.0,)
     )
 
 
-@pytest.mark.parametrize("label", sorted(SYNTHESISERS))
-def test_a_synthesised_sound_is_reproducible_audible_and_in_range(label):
-    first, again, other = (synthesise(label, np.random.default_rng(seed), 2.0) for seed in (3, 3, 4))
+@pytest.mark.parametrize("label", sorted(SYNTHESIZERS))
+def test_a_synthesized_sound_is_reproducible_audible_and_in_range(label):
+    first, again, other = (synthesize(label, np.random.default_rng(seed), 2.0) for seed in (3, 3, 4))
     assert first.shape == (2 * RATE,)
     assert first.dtype == np.float32
     assert np.isfinite(first).all()
@@ -51,15 +51,15 @@ def test_a_synthesised_sound_is_reproducible_audible_and_in_range(label):
     assert np.sqrt((first**2).mean()) > 1e-3
 
 
-def test_at_least_fifteen_classes_are_synthesised_beside_the_recorded_ones():
-    assert len(SYNTHESISERS) >= 15
-    assert set(LABELS) == set(SYNTHESISERS) | {event.label for event in RECORDED}
-    assert not set(SYNTHESISERS) & {event.label for event in RECORDED}
+def test_at_least_fifteen_classes_are_synthesized_beside_the_recorded_ones():
+    assert len(SYNTHESIZERS) >= 15
+    assert set(LABELS) == set(SYNTHESIZERS) | {event.label for event in RECORDED}
+    assert not set(SYNTHESIZERS) & {event.label for event in RECORDED}
 
 
 def test_an_unknown_class_is_refused():
     with pytest.raises(KeyError, match="unicorn"):
-        synthesise("unicorn", np.random.default_rng(0))
+        synthesize("unicorn", np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -99,7 +99,7 @@ def test_one_meaning_has_many_captions():
 def test_adding_mel_powers_is_close_to_adding_samples():
     """What the fast mixer rests on: the powers of unrelated sounds add."""
     rng = np.random.default_rng(1)
-    first, second = (torch.from_numpy(synthesise(label, rng, 4.0)) for label in ("wind", "siren"))
+    first, second = (torch.from_numpy(synthesize(label, rng, 4.0)) for label in ("wind", "siren"))
     front_end = ClapLogMel()
     powers = front_end.mel_power(first[None]) + front_end.mel_power(second[None])
     difference = front_end.to_decibel(powers) - front_end.to_decibel(front_end.mel_power((first + second)[None]))
@@ -162,7 +162,7 @@ def test_the_order_of_a_sequence_is_part_of_its_meaning():
 def test_judged_scenes_hold_two_different_events_and_never_depend_on_what_ran_before():
     rng = np.random.default_rng(2)
     recordings = scenes.Recordings(
-        {label: [synthesise(label, rng) for _ in range(2)] for label in ("bell", "frog", "typing")}
+        {label: [synthesize(label, rng) for _ in range(2)] for label in ("bell", "frog", "typing")}
     )
     for relation in ("overlap", "sequence"):
         first, again = (scenes.judged_scenes(recordings, relation, 6, seed=1) for _ in range(2))
@@ -209,11 +209,11 @@ def test_the_build_command_makes_a_pipeline_that_captions(tmp_path, monkeypatch)
     lines = ["file_name,label,fold"]
     for label in ("bell", "frog", "wind"):
         for fold in (1, 4):
-            soundfile.write(tmp_path / f"{label}{fold}.wav", synthesise(label, np.random.default_rng(fold)), RATE)
+            soundfile.write(tmp_path / f"{label}{fold}.wav", synthesize(label, np.random.default_rng(fold)), RATE)
             lines.append(f"{label}{fold}.wav,{label},{fold}")
     (tmp_path / "index.csv").write_text("\n".join(lines))
     monkeypatch.setattr(scenes.MelBank.__init__, "__defaults__", ((1.0,), None))
-    monkeypatch.setattr(scenes.synthesised, "__defaults__", (1,))
+    monkeypatch.setattr(scenes.synthesized, "__defaults__", (1,))
     monkeypatch.setattr(train_clap.tagging_accuracy, "__defaults__", (4, 7))
     shortened = {
         train_clap: ["--tagger-steps", "2", "--contrast-steps", "2"],

@@ -1,8 +1,9 @@
 """One server that speaks the Hub's API, and one client process that forks, for all tests of this folder."""
 
 import pytest
-from hub_client import HubClient, hub_client
-from hub_server import HubServer, running_hub
+
+from support.hub_client import HubClient, hub_client
+from support.hub_server import HubServer, running_hub
 
 
 @pytest.fixture(scope="session")

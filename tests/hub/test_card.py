@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.hub.card import METRIC_NAMES, PipelineCard, field_sources
 from diffusion_link_hf.hub.contents import CARD, collect
-from factories import make_pipeline
+from support.models import make_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_text(run_folder):
     text = make_card(run_folder, hardware="one GPU").render()
     assert 'AudioCaptionPipeline.from_pretrained("me/model")' in text
     assert "[meta-llama/Llama-2-7b-hf](https://huggingface.co/meta-llama/Llama-2-7b-hf) at `def`: llama2" in text
-    assert "The author has not named a licence yet" in text
+    assert "The author has not named a license yet" in text
     assert "| lora.r | 16 |" in text
     assert "| cache" not in text
     assert "Trained on one GPU. The last stage took 60 s." in text

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.hub.contents import collect, parameter_count, refuse_local_paths
-from diffusion_link_hf.hub.loading import default_pipeline_folder
-from factories import make_pipeline
+from diffusion_link_hf.loading import default_pipeline_folder
+from support.models import make_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_client import RATE, recording
-from hub_faults import ScriptedFaults
 
 from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder, DiffusionLinkPipeline
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from diffusion_link_hf.hub.loading import default_pipeline_folder, refuse_pickles, resolve_folder
-from factories import make_pipeline
+from diffusion_link_hf.loading import default_pipeline_folder, refuse_pickles, resolve_folder
+from support.hub_client import RATE, recording
+from support.hub_faults import ScriptedFaults
+from support.models import make_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +135,10 @@ def test_the_cache_folder_holds_everything(online, other_cache):
         ("no revision", "no such revision"),
         ("no revision of a clap", "no such revision"),
         ("no revision of a link", "no such revision"),
-        ("gated, no token", "Accept its licence on https://huggingface.co/me/gated-clap"),
-        ("gated, not accepted", "Accept its licence on https://huggingface.co/me/gated-clap"),
-        ("gated base, no token", "Accept its licence on https://huggingface.co/me/gated "),
-        ("gated base, not accepted", "Accept its licence on https://huggingface.co/me/gated "),
+        ("gated, no token", "Accept its license on https://huggingface.co/me/gated-clap"),
+        ("gated, not accepted", "Accept its license on https://huggingface.co/me/gated-clap"),
+        ("gated base, no token", "Accept its license on https://huggingface.co/me/gated "),
+        ("gated base, not accepted", "Accept its license on https://huggingface.co/me/gated "),
         ("private", "token"),
         ("private of somebody else", "token"),
     ],

@@ -1,14 +1,14 @@
 """Push, then load in a new process with an empty cache: the same captions, whatever goes wrong on the way."""
 
 import pytest
-from faulty_rounds import run_rounds
-from hub_client import RATE, recording
-from hub_faults import ScriptedFaults
-from hub_server import Handler
 from huggingface_hub import ModelCard
 
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkPipeline
-from factories import make_pipeline
+from support.faulty_rounds import run_rounds
+from support.hub_client import RATE, recording
+from support.hub_faults import ScriptedFaults
+from support.hub_server import Handler
+from support.models import make_pipeline
 
 
 @pytest.fixture(scope="module")

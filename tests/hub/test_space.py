@@ -12,7 +12,7 @@ import diffusion_link_hf
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.hub.push import prepare_space
 from diffusion_link_hf.hub.space import space_files
-from factories import make_pipeline
+from support.models import make_pipeline
 
 RATE = 48_000
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder
-from diffusion_link_hf.decoder import CaptionDecoder
-from diffusion_link_hf.training.arguments import load_recipe
-from diffusion_link_hf.training.bridge_trainer import METHODS
-from factories import make_tokenizer
+from diffusion_link_hf.models.decoder import CaptionDecoder
+from diffusion_link_hf.training.bridge import METHODS
+from diffusion_link_hf.training.recipes import load_recipe
+from support.models import make_tokenizer
 
 CONFIGS = {"zeroshot": (1, 1, "text_only"), "supervised": (10, 2, "supervised")}
 

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from diffusion_link_hf import AudioCaptionPipeline
-from diffusion_link_hf.hub.loading import default_pipeline_folder
+from diffusion_link_hf.loading import default_pipeline_folder
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def ptb():
 
 @pytest.fixture(scope="session")
 def audiocaps(shared_data, ptb):
-    """Captions of the AudioCaps test set, one of each clip's five as candidate; tokenised once for all tests."""
+    """Captions of the AudioCaps test set, one of each clip's five as candidate; tokenized once for all tests."""
     clips = defaultdict(list)
     with open(shared_data / "audiocaps" / "test.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

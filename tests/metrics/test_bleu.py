@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_helpers import coco, pretokenized
 
 from diffusion_link_hf.metrics.bleu import NAMES, bleu
+from support.metrics import coco, pretokenized
 
 captions = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9).map(" ".join)
 rows = st.lists(st.tuples(captions, st.lists(captions, min_size=1, max_size=3)), min_size=1, max_size=5)

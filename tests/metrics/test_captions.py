@@ -5,11 +5,11 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_helpers import pretokenized
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.metrics import Captions
 from diffusion_link_hf.metrics.captions import check_longest
+from support.metrics import pretokenized
 
 GOOD = (["a dog", "", "rain"], [["a cat"], ["b", "c"], ["雨", "🌧️"]])
 

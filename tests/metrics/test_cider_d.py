@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_helpers import coco, pretokenized
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.metrics.cider_d import cider_d
+from support.metrics import coco, pretokenized
 
 captions = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=9).map(" ".join)
 rows = st.lists(st.tuples(captions, st.lists(captions, min_size=1, max_size=3)), min_size=2, max_size=6)

@@ -4,12 +4,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from metric_helpers import coco, first_rows, pretokenized
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.metrics import MetricDependencyError, MetricToolError
 from diffusion_link_hf.metrics import meteor as module
 from diffusion_link_hf.metrics.meteor import meteor
+from support.metrics import coco, first_rows, pretokenized
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from metric_helpers import pretokenized
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.metrics import METRICS, Captions, MetricDependencyError, score_captions, score_names
 from diffusion_link_hf.metrics.captions import CaptionScores
+from support.metrics import pretokenized
 
 LIGHT = ["bleu", "rouge_l", "cider_d", "vocabulary"]
 ROWS = (["a dog barks", "rain falls"], [["the dog barks", "a dog"], ["it rains", "rain falls hard"]])
@@ -58,7 +58,7 @@ def test_corpus_and_captions_agree_with_each_metric_alone():
     assert all(isinstance(value, float) and np.isfinite(value) for value in together.corpus.values())
 
 
-def test_everything_is_tokenised_once_in_one_process(ptb, monkeypatch):
+def test_everything_is_tokenized_once_in_one_process(ptb, monkeypatch):
     runs = []
     original = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: runs.append(args) or original(*args, **kwargs))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_helpers import coco, pretokenized
 
 from diffusion_link_hf.metrics.rouge_l import common_subsequence_length, rouge_l
+from support.metrics import coco, pretokenized
 
 words = st.lists(st.sampled_from("abcd"), max_size=90)
 captions = st.lists(st.sampled_from("abcde"), min_size=1, max_size=9).map(" ".join)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metric_helpers import pretokenized
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.metrics import Captions, MetricDependencyError, MetricToolError, score_captions
 from diffusion_link_hf.metrics import spice as module
 from diffusion_link_hf.metrics.java import pycocoevalcap_folder
 from diffusion_link_hf.metrics.spice import CORENLP_JARS, fetch_spice, spice
+from support.metrics import pretokenized
 
 
 @pytest.fixture

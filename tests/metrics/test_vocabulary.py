@@ -1,9 +1,9 @@
 """Vocabulary statistics on captions that can be counted by hand."""
 
 import pytest
-from metric_helpers import pretokenized
 
 from diffusion_link_hf.metrics.vocabulary import vocabulary
+from support.metrics import pretokenized
 
 
 def test_counted_by_hand():

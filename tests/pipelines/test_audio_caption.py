@@ -18,7 +18,7 @@ from diffusion_link_hf.errors import (
     InputError,
     ModelFolderError,
 )
-from factories import EMBEDDING_DIM, make_clap, make_decoder, make_link, make_pipeline
+from support.models import EMBEDDING_DIM, make_clap, make_decoder, make_link, make_pipeline
 
 RATE = 48_000
 

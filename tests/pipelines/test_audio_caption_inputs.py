@@ -7,7 +7,7 @@ import torch
 
 from diffusion_link_hf import AudioCaptionPipeline
 from diffusion_link_hf.errors import AudioFormatError, InputError
-from factories import EMBEDDING_DIM, make_pipeline
+from support.models import EMBEDDING_DIM, make_pipeline
 
 RATE = 48_000
 

@@ -7,7 +7,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, DiffusionLinkPipeline
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from factories import EMBEDDING_DIM, make_link, make_pipeline
+from support.models import EMBEDDING_DIM, make_link, make_pipeline
 
 EMBEDS = torch.randn(6, EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
 
@@ -139,7 +139,7 @@ def test_arrays_of_every_layout():
         np.ma.masked_greater(EMBEDS.numpy(), 1.0),
         None,
     ],
-    ids=["sparse", "meta", "conjugated", "quantised", "objects", "strings", "long double", "masked", "none"],
+    ids=["sparse", "meta", "conjugated", "quantized", "objects", "strings", "long double", "masked", "none"],
 )
 def test_embeddings_of_other_kinds_are_refused(embeds):
     with pytest.raises(InputError, match="embeds") as caught:

@@ -9,15 +9,15 @@ from accelerate.state import AcceleratorState
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from training_factories import decoder_arguments, make_base, make_cache
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training import decoder_parts
-from diffusion_link_hf.training.decoder_parts import build_decoder, locate_base
-from diffusion_link_hf.training.decoder_trainer import train_decoder
+from diffusion_link_hf.training import parts
+from diffusion_link_hf.training.decoder import train_decoder
 from diffusion_link_hf.training.memory import estimate_memory, measure_sizes
-from factories import make_tokenizer
+from diffusion_link_hf.training.parts import build_decoder, locate_base
+from support.models import make_tokenizer
+from support.training import decoder_arguments, make_base, make_cache
 
 SHORT = {"max_steps": 6, "warmup_steps": 2, "learning_rate": 1e-3}
 
@@ -62,9 +62,7 @@ def test_a_rounded_base_is_not_written_as_if_it_were_whole(room, tmp_path):
 
 def test_4_bits_without_bitsandbytes_are_refused(room, tmp_path, monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        decoder_parts.importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else real(name)
-    )
+    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
     with pytest.raises(RecipeError, match="load_in_4bit: is true, but bitsandbytes is not installed"):
         train_decoder(arguments(room, tmp_path, load_in_4bit=True))
 
@@ -102,7 +100,7 @@ def test_memory_counts_weights_exactly():
     assert sizes.linear == sum(p.numel() for block in blocks for p in block.parameters() if p.ndim == 2)
     assert sizes.trained == 3 * 2 * (64 * 4 + 4 * 64)
     full = estimate_memory(measure_sizes(tiny_config(), None, 2, 5), "full")
-    assert (full.weights, full.gradients, full.optimiser) == (6 * sizes.base, 4 * sizes.base, 8 * sizes.base)
+    assert (full.weights, full.gradients, full.optimizer) == (6 * sizes.base, 4 * sizes.base, 8 * sizes.base)
     lora, four = (estimate_memory(sizes, mode) for mode in ("lora", "4bit"))
     assert lora.weights == 2 * sizes.base + 4 * sizes.trained
     assert lora.weights - four.weights == pytest.approx(sizes.linear * (2 - 0.5 - 0.016), rel=0.01)
@@ -134,7 +132,7 @@ def test_memory_is_divided_as_it_should_be():
     one, ddp, fsdp = (estimate_memory(full, "full", *case) for case in ((1,), (8, "ddp"), (8, "fsdp")))
     assert ddp.weights == one.weights
     assert ddp.gradients == 2 * one.gradients
-    assert fsdp.optimiser == one.optimiser / 8
+    assert fsdp.optimizer == one.optimizer / 8
     assert one.weights / 8 < fsdp.weights < one.weights / 2
     for sizes in (full, adapted):
         plain, checkpointed = (estimate_memory(sizes, "lora", gradient_checkpointing=flag) for flag in (False, True))

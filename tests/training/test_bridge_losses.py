@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from bridge_factories import make_rows, unit
-from diffusion_link_hf.sampling import make_scheduler
+from diffusion_link_hf.bridges.sampling import make_scheduler
+from diffusion_link_hf.training.bridge import build_bridge
 from diffusion_link_hf.training.bridge_losses import Share, link_loss, own_loss
-from diffusion_link_hf.training.bridge_trainer import build_bridge
-from factories import EMBEDDING_DIM, make_link
+from support.bridges import make_rows, unit
+from support.models import EMBEDDING_DIM, make_link
 
 
 def loss_and_gradients(loss, bridge, count, source, target, **options):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from peft import LoraConfig
-from training_factories import decoder_arguments, link_arguments
 
 from diffusion_link_hf import DiffusionLinkModel
 from diffusion_link_hf.errors import DiffusionLinkError, RecipeError
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.link_trainer import train_link
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.link import train_link
 from diffusion_link_hf.training.preparation import check_fields, construct
+from support.training import decoder_arguments, link_arguments
 
 
 def test_a_tracker_that_nobody_knows(tmp_path):

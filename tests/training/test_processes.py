@@ -7,11 +7,11 @@ import pytest
 from accelerate import Accelerator
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
-from training_factories import decoder_arguments, link_arguments, make_base, make_uneven_cache, relative_difference
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.link_trainer import train_link
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.link import train_link
+from support.training import decoder_arguments, link_arguments, make_base, make_uneven_cache, relative_difference
 
 TRAIN = {"link": train_link, "decoder": train_decoder}
 

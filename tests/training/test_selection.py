@@ -6,18 +6,19 @@ import shutil
 
 import pytest
 import torch
-from training_factories import decoder_arguments, link_arguments, make_base, make_cache
 
 from diffusion_link_hf import DiffusionLinkModel
-from diffusion_link_hf.data.pairs import EmbeddingPairs
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.metrics.errors import MetricDependencyError
-from diffusion_link_hf.training import decoder_trainer, loop
-from diffusion_link_hf.training.arguments import load_recipe
-from diffusion_link_hf.training.bridge_trainer import validation_cosines
-from diffusion_link_hf.training.caption_validation import CaptionValidation
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.link_trainer import train_link
+from diffusion_link_hf.training import decoder as decoder_stage
+from diffusion_link_hf.training import optimize
+from diffusion_link_hf.training.bridge import validation_cosines
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.link import train_link
+from diffusion_link_hf.training.recipes import load_recipe
+from diffusion_link_hf.training.validation import CaptionValidation
+from support.training import decoder_arguments, link_arguments, make_base, make_cache
 
 # At this rate the weights are thrown about: the best step is not the last.
 UNSTABLE = {"max_steps": 60, "validate_every": 10, "learning_rate": 3.0, "ema_decay": 0.0, "keep": "best"}
@@ -49,7 +50,7 @@ def spy_on(monkeypatch, owner, name):
 
 
 def test_the_best_link_is_kept(room, tmp_path, monkeypatch):
-    measured = spy_on(monkeypatch, loop.BridgeOptimisation, "measure")
+    measured = spy_on(monkeypatch, optimize.BridgeOptimization, "measure")
     metrics = train_link(link_arguments(room / "cache", tmp_path, **UNSTABLE))
     cosines = [figures["matched_audio"] for figures in measured]
     best = max(cosines)
@@ -69,10 +70,10 @@ def test_the_last_link_is_the_default(room, tmp_path):
 def test_the_best_survives_an_interruption(room, tmp_path, monkeypatch, stage):
     """The checkpoint holds it: the best of the first part of the run may be the best of all."""
     if stage == "link":
-        module, train = loop, train_link
+        module, train = optimize, train_link
         arguments = link_arguments(room / "cache", tmp_path / "whole", **UNSTABLE, checkpoint_every=35)
     else:
-        module, train = decoder_trainer, train_decoder
+        module, train = decoder_stage, train_decoder
         # The highest loss is the first; four validations later the training ends.
         monkeypatch.setattr(CaptionValidation, "score", lambda self, figures: figures["loss"])
         changes = {"validate_every": 3, "checkpoint_every": 8, "keep": "best", "patience": 4}
@@ -100,7 +101,7 @@ def test_the_best_survives_an_interruption(room, tmp_path, monkeypatch, stage):
 
 def test_patience_ends_the_training(room, tmp_path, monkeypatch):
     """Three validations without a better loss, where nothing can get better."""
-    measured = spy_on(monkeypatch, decoder_trainer.DecoderOptimisation, "validate")
+    measured = spy_on(monkeypatch, decoder_stage.DecoderOptimization, "validate")
     changes = {"learning_rate": 1e-12, "validate_every": 2, "patience": 3, "weight_decay": 0.0}
     monkeypatch.setattr(CaptionValidation, "score", lambda *_: 0.0)
     assert train_decoder(decoder(room, tmp_path, **changes))["steps"] == 8
@@ -110,7 +111,7 @@ def test_patience_ends_the_training(room, tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("java") is None, reason="CIDEr-D needs Java for its tokenizer")
 def test_captions_are_scored_while_training(room, tmp_path, monkeypatch):
     pytest.importorskip("pycocoevalcap")
-    measured = spy_on(monkeypatch, decoder_trainer.DecoderOptimisation, "validate")
+    measured = spy_on(monkeypatch, decoder_stage.DecoderOptimization, "validate")
     changes = {"max_steps": 120, "validate_every": 60, "validate_metric": "cider_d", "validation_captions": 12}
     metrics = train_decoder(decoder(room, tmp_path, **changes, keep="best"))
     assert [set(figures) for figures in measured] == [{"loss", "perplexity", "cider_d"}] * 2
@@ -158,13 +159,13 @@ def test_the_recipe_trains_again(room, tmp_path, stage):
 
 def test_the_cosine_schedule(room, tmp_path, monkeypatch):
     rates = []
-    real = loop.BridgeOptimisation.train_step
+    real = optimize.BridgeOptimization.train_step
 
     def noted(run):
-        rates.append(run.optimiser.param_groups[0]["lr"])
+        rates.append(run.optimizer.param_groups[0]["lr"])
         return real(run)
 
-    monkeypatch.setattr(loop.BridgeOptimisation, "train_step", noted)
+    monkeypatch.setattr(optimize.BridgeOptimization, "train_step", noted)
     train_link(link_arguments(room / "cache", tmp_path, max_steps=11, lr_schedule="cosine", learning_rate=1e-3))
     expected = [1e-3 * (1 + torch.cos(torch.tensor(torch.pi * k / 11)).item()) / 2 for k in range(11)]
     assert rates == pytest.approx(expected, rel=1e-5)
@@ -173,7 +174,7 @@ def test_the_cosine_schedule(room, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", ["link", "decoder"])
 def test_figures_that_are_never_numbers_are_reported(room, tmp_path, monkeypatch, stage):
     nan = {"matched_audio": float("nan"), "matched_text": 0.0}
-    monkeypatch.setattr("diffusion_link_hf.training.bridge_trainer.validation_cosines", lambda *_: nan)
+    monkeypatch.setattr("diffusion_link_hf.training.bridge.validation_cosines", lambda *_: nan)
     monkeypatch.setattr(CaptionValidation, "score", lambda *_: float("nan"))
     changes = {"max_steps": 3, "keep": "best"}
     link = link_arguments(room / "cache", tmp_path, **changes)

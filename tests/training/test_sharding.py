@@ -11,12 +11,12 @@ from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from training_factories import decoder_arguments, make_base, make_uneven_cache, relative_difference
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training.caption_validation import ROWS_AT_ONCE, CaptionValidation
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.sharding import check_launch, like, load_optimiser_state, whole
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.sharding import check_launch, like, load_optimizer_state, whole
+from diffusion_link_hf.training.validation import ROWS_AT_ONCE, CaptionValidation
+from support.training import decoder_arguments, make_base, make_uneven_cache, relative_difference
 
 RECIPES = {
     "lora": {"max_steps": 200, "learning_rate": 2e-3, "keep": "best", "validate_every": 50, "report_to": "tensorboard"},
@@ -44,7 +44,7 @@ def recipe(tmp_path):
 @pytest.fixture
 def launch_sharded(launch, pytestconfig):
     """(recipe, output, environment) → the finished processes of a run on two CPUs, which Accelerate would not shard."""
-    script = str(pytestconfig.rootpath / "tests" / "training" / "fsdp_on_cpu.py")
+    script = str(pytestconfig.rootpath / "tests" / "support" / "fsdp_on_cpu.py")
     return lambda recipe, output, **environment: launch("fsdp", recipe, output, script, **environment)
 
 
@@ -131,11 +131,11 @@ def test_processes_validate_in_step(rows, processes):
 
 def test_without_shards_nothing_changes():
     layer = torch.nn.Linear(3, 2)
-    optimiser = torch.optim.AdamW(layer.parameters())
+    optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 3)).sum().backward()
-    optimiser.step()
-    state = optimiser.state_dict()
+    optimizer.step()
+    state = optimizer.state_dict()
     other = torch.optim.AdamW(layer.parameters())
-    load_optimiser_state(other, whole(state))
+    load_optimizer_state(other, whole(state))
     torch.testing.assert_close(other.state_dict(), state, rtol=0, atol=0)
     assert like(layer.weight, layer.weight) is layer.weight

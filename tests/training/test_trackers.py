@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_factories import decoder_arguments, link_arguments, make_base, make_cache
 
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.link_trainer import S_STAR_GRID, link_metrics, train_link
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.link import S_STAR_GRID, link_metrics, train_link
 from diffusion_link_hf.training.trackers import flat_figures, log_captions, plain_fields
-from factories import EMBEDDING_DIM, make_link
+from support.models import EMBEDDING_DIM, make_link
+from support.training import decoder_arguments, link_arguments, make_base, make_cache
 
 
 def events(output) -> EventAccumulator:

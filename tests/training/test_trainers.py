@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_factories import decoder_arguments, link_arguments, make_base, make_cache
 
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, EmbeddingCache
 from diffusion_link_hf.errors import DataError, RecipeError
-from diffusion_link_hf.training.arguments import load_recipe
-from diffusion_link_hf.training.bridge_trainer import matched_cosine
-from diffusion_link_hf.training.decoder_trainer import train_decoder
-from diffusion_link_hf.training.link_trainer import train_link
+from diffusion_link_hf.training.bridge import matched_cosine
+from diffusion_link_hf.training.decoder import train_decoder
+from diffusion_link_hf.training.link import train_link
+from diffusion_link_hf.training.recipes import load_recipe
 from diffusion_link_hf.training.schedules import warmup_cosine
-from factories import make_clap
+from support.models import make_clap
+from support.training import decoder_arguments, link_arguments, make_base, make_cache
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_link_closes_the_gap(tmp_path):
     cache = tmp_path / "cache"
     make_cache(1000).save(cache)
     metrics = train_link(link_arguments(cache, tmp_path / "out", max_steps=800, learning_rate=5e-3))
-    assert metrics["centred"] < 0.1
+    assert metrics["centered"] < 0.1
     assert 0.8 < metrics["link"] < metrics["ridge"]
     link = DiffusionLinkModel.from_pretrained(tmp_path / "out" / "link")
     loaded = EmbeddingCache.load(cache)
@@ -63,7 +63,7 @@ def test_captions_without_audio_join_the_text_branch(tmp_path):
         whole.audio[used], whole.text, remap[owners], whole.captions, [whole.audio_names[i] for i in used.tolist()], {}
     ).save(tmp_path / "cache")
     metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out"))
-    assert metrics["link"] > metrics["centred"] + 0.3
+    assert metrics["link"] > metrics["centered"] + 0.3
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from ..data.embedding_cache import EmbeddingCache
-from ..decoder import CaptionDecoder
+from ..bridges.base import BridgeModel
+from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
 from ..metrics import METRICS, CaptionScores, MetricDependencyError, score_captions
 from ..metrics.registry import ScoreOptions
-from ..models.bridge import BridgeModel
+from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from .bootstrap import Estimate, GroupBootstrap, average
 from .event_words import KINDS, EventWords, kind

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..data.pairs import EmbeddingPairs
+from ..bridges.base import BridgeModel, Modality
+from ..embeddings.pairs import EmbeddingPairs
 from ..errors import DataError, InputError
-from ..models.bridge import BridgeModel, Modality
 from .bootstrap import Estimate, GroupBootstrap, average
 from .geometry import (
     KL_COMPONENTS,
@@ -32,7 +32,7 @@ class FittedBridge:
         method: its name in the tables; bridges of one name are seeds of one method.
         bridge: fitted, in evaluation mode.
         seed: of its training.
-        steps: optimisation steps, 0 for a closed form; None where that is not known.
+        steps: optimization steps, 0 for a closed form; None where that is not known.
         seconds: that fitting took; None where that is not known.
         options: of `BridgeModel.bridge`, such as ``noise_timestep``.
         recipe: arguments of `train_bridge` in which it differs from the others of its report.

@@ -1,14 +1,14 @@
 """How two clouds of embeddings lie to each other: centroids, linear separability, dimension, KL divergence.
 
-All functions take (N, D) and (M, D) floats of any norm but zero, L2-normalise them, and compute in float64.
+All functions take (N, D) and (M, D) floats of any norm but zero, L2-normalize them, and compute in float64.
 """
 
 import math
 
 import torch
 
+from ..bridges.linear import held_out_rows
 from ..errors import InputError
-from ..models.linear_bridge import held_out_rows
 from .similarity import unit_rows
 
 # Axes of the text in which the KL divergence is taken. Real captions have an effective dimension of about 40, and a
@@ -35,7 +35,7 @@ def linear_separability(
 
     Fisher's discriminant w = (Σ + λI)⁻¹(μ_a − μ_b), Σ the mean of both covariances, λ = ``shrinkage`` · tr(Σ)/D, cut
     half-way between the means. 0.5: nothing to tell; 1: two separate regions. It sees differences of the means alone,
-    as any linear rule does, so centring brings it down to 0.5 without making the clouds alike.
+    as any linear rule does, so centering brings it down to 0.5 without making the clouds alike.
 
     Args:
         group_a, group_b: (N,), (M,) the recording of each row; both sides of one are held out together.
@@ -72,9 +72,9 @@ def effective_dimension(rows: torch.Tensor) -> float:
     mean of what it has seen.
     """
     rows = unit_rows(rows)
-    centred = rows - rows.mean(0)
+    centered = rows - rows.mean(0)
     # tr(C)² / tr(C²) is the same ratio, and needs no eigenvalues.
-    covariance = centred.T @ centred
+    covariance = centered.T @ centered
     if covariance.trace() <= RANK_TOLERANCE * len(rows):
         return 0.0
     return (covariance.trace() ** 2 / covariance.square().sum()).item()
@@ -102,7 +102,7 @@ def principal_axes(rows: torch.Tensor, components: int = KL_COMPONENTS) -> torch
 def kl_divergence(generated: torch.Tensor, real: torch.Tensor, axes: torch.Tensor) -> float:
     """KL(generated ‖ real) of two clouds in a subspace of the real text, in nats, by `gaussian_kl`.
 
-    Why not k nearest neighbours (Wang, Kulkarni and Verdú 2009), which need no model: with about 1,000 rows in hundreds
+    Why not k nearest neighbors (Wang, Kulkarni and Verdú 2009), which need no model: with about 1,000 rows in hundreds
     of dimensions all distances are nearly equal, the estimate is mostly bias, and captions that occur twice make it
     infinite. In a few dozen principal axes of the real text, projections are close to Gaussian, the estimate has a
     closed form, and equal clouds come out at zero. What it does not see: differences beyond mean and covariance, or

@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Converts; returns 0.
 
     Raises:
-        DiffusionLinkError: see `hub.laion.convert_laion`.
+        DiffusionLinkError: see `models.laion.convert_laion`.
     """
-    from ..hub.laion import convert_laion
+    from ..models.laion import convert_laion
 
     tokenizer = None if args.tokenizer == "none" else args.tokenizer
     conversion = convert_laion(args.checkpoint, args.output, tokenizer, token=args.token)

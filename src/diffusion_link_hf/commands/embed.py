@@ -86,9 +86,9 @@ def embed(args: argparse.Namespace, state) -> dict | None:
     """The manifest, or None where other processes of the `PartialState` are still at work."""
     import torch
 
-    from ..clap import ClapEncoder
     from ..data.captioned_audio import open_data
-    from ..data.embedding import EmbeddingOptions, embed_data
+    from ..embeddings.embedding import EmbeddingOptions, embed_data
+    from ..models.clap import ClapEncoder
 
     device = usable_device(args.device or state.device)
     options = EmbeddingOptions(

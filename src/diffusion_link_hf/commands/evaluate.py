@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError, RecipeError
-from .experiment import add_training_options, check_same_space, fit_bridge, say, training_recipe
+from ..experiments.fitting import add_training_options, check_same_space, fit_bridge, say, training_recipe
 from .options import positive
 from .train_bridge import parse_fields
 
@@ -23,7 +23,7 @@ Writes OUTPUT/report.md, OUTPUT/results.json and OUTPUT/captions.jsonl. Equal ar
 Finished runs lie in OUTPUT/runs: started again with equal arguments, or with more methods, modes or seeds, the command
 goes on where it stopped. With other data, models or budgets it refuses that folder.
 """
-METHODS = ("none", "centring", "c3", "ridge", "diffusion-bridge", "diffusion-link")
+METHODS = ("none", "centering", "c3", "ridge", "diffusion-bridge", "diffusion-link")
 MODES = ("zero-shot", "supervised")
 INSTRUCTION = "Describe the sound: "  # the wording is not given by the paper
 WARMUP_SHARE = 0.04  # of the steps, as the paper's 2 of 50 epochs
@@ -126,10 +126,10 @@ def run(args: argparse.Namespace) -> int:
     if args.base_revision and not args.base_model:
         raise InputError("--base-revision", f"is {args.base_revision!r}, of no --base-model", "Name that, too")
 
-    from ..analysis.caption_runs import CaptionRuns, plan_runs
     from ..analysis.captioning import EventJudge, HeldOut, rehearse_scoring
     from ..analysis.event_words import EventWords
-    from ..data.pairs import EmbeddingPairs
+    from ..embeddings.pairs import EmbeddingPairs
+    from ..experiments.caption_runs import CaptionRuns, plan_runs
     from ..training.preparation import prepare_output
 
     check_methods(args.methods)
@@ -173,7 +173,7 @@ def decoder_fields(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         RecipeError: a field that there is not, or one of `FIXED_FIELDS`.
     """
-    from ..training.arguments import DecoderTrainingArguments
+    from ..training.recipes import DecoderTrainingArguments
 
     given = parse_fields("--decoder", args.decoder)
     free = [field.name for field in dataclasses.fields(DecoderTrainingArguments) if field.name not in FIXED_FIELDS]
@@ -192,8 +192,8 @@ def decoder_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_methods(names: Sequence[str]) -> None:
     """Raises InputError for a method that is unknown."""
-    from ..analysis.caption_runs import NO_LINK
-    from ..training.bridge_trainer import METHODS
+    from ..experiments.caption_runs import NO_LINK
+    from ..training.bridge import METHODS
 
     known = [NO_LINK, *METHODS]
     for name in names:
@@ -221,7 +221,7 @@ def split_cache(args: argparse.Namespace):
             or CLAP, or with recordings of the training data.
         InputError: a share out of range.
     """
-    from ..data.pairs import EmbeddingPairs
+    from ..embeddings.pairs import EmbeddingPairs
 
     if not 0 < args.held_out < 1:
         raise InputError("--held-out", f"is {args.held_out}", "Use a share between 0 and 1")
@@ -253,7 +253,7 @@ def load_cache(path: str, args: argparse.Namespace):
     """An `EmbeddingCache`, or ``--limit`` of its recordings with their captions."""
     import torch
 
-    from ..data.embedding_cache import EmbeddingCache
+    from ..embeddings.cache import EmbeddingCache
 
     cache = EmbeddingCache.load(path)
     if args.limit is None:
@@ -279,10 +279,10 @@ def captioning_recipe(args: argparse.Namespace, fields: dict[str, Any]):
     Raises:
         ModelFolderError, HubAccessError: a pipeline or base model that cannot be had.
     """
-    from ..analysis.adapter_recipe import adapter_recipe
-    from ..analysis.caption_runs import CaptioningRecipe
-    from ..hub.loading import resolve_folder
-    from ..training.decoder_parts import locate_base
+    from ..experiments.adapter_recipe import adapter_recipe
+    from ..experiments.caption_runs import CaptioningRecipe
+    from ..loading import resolve_folder
+    from ..training.parts import locate_base
 
     adapter = adapter_recipe(resolve_folder(args.model) / "decoder")
     base = args.base_model or args.model
@@ -312,9 +312,9 @@ def check_runs(recipe, planned: Sequence, train, work: Path) -> None:
         RecipeError: a value out of range or a model that does not take it.
         ModelFolderError: a base model that cannot be loaded.
     """
-    from ..analysis.caption_runs import NO_LINK
-    from ..training.bridge_trainer import build_bridge
-    from ..training.decoder_parts import build_parts
+    from ..experiments.caption_runs import NO_LINK
+    from ..training.bridge import build_bridge
+    from ..training.parts import build_parts
 
     for method in {one.method for one in planned} - {NO_LINK}:
         build_bridge(method, train.embedding_dim)
@@ -350,9 +350,9 @@ def report(args: argparse.Namespace, runs, finished: Sequence, held_out, judge, 
     import numpy as np
 
     from ..analysis.bootstrap import GroupBootstrap
-    from ..analysis.caption_report import captioning_document, captioning_markdown, write_captions
     from ..analysis.captioning import CaptionResult, measure_captions
-    from ..analysis.report import write_document
+    from ..reports.captioning import captioning_document, captioning_markdown, write_captions
+    from ..reports.gap import write_document
 
     names, missing = metrics
     boot = GroupBootstrap(np.arange(len(held_out)), args.resamples, args.split_seed)

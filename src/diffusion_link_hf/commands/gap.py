@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
-from .experiment import (
+from ..experiments.fitting import (
     BASELINES,
     add_data_options,
     add_report_options,
@@ -16,13 +16,13 @@ from .experiment import (
     split_data,
     training_recipe,
 )
+from ..experiments.variants import Experiment, read_experiment
 from .options import positive
-from .variants import Experiment, read_experiment
 
 DESCRIPTION = """Measure how well bridges close the gap between two modalities.
 
 Fits every method with every seed on the same recordings with the same budget, measures all on the same held-out
-recordings, and writes OUTPUT/report.md, OUTPUT/results.json and pictures. identity (the raw embeddings), centring and
+recordings, and writes OUTPUT/report.md, OUTPUT/results.json and pictures. identity (the raw embeddings), centering and
 ridge are in every report. Equal arguments give equal files, but for times.
 """
 # A step on 128 rows takes about a hundred times as long as one of the others: only where it is asked for by name.
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
             that before anything is trained.
     """
     from ..analysis.evaluation import EvaluationSettings, check_data, evaluate_bridges
-    from ..analysis.figures import check_libraries
-    from ..analysis.report import gap_document, gap_markdown, write_document
+    from ..reports.figures import check_libraries
+    from ..reports.gap import gap_document, gap_markdown, write_document
 
     given = [*args.bridge, *([("model", args.model)] if args.model else [])]
     methods = chosen_methods(args.methods or (["none"] if args.variants else ["all"]), BASELINES)
@@ -119,7 +119,7 @@ def chosen_methods(names: list[str], always: tuple[str, ...]) -> list[str]:
     Raises:
         InputError: an unknown name.
     """
-    from ..training.bridge_trainer import METHODS
+    from ..training.bridge import METHODS
 
     asked = set(names) - {"all", "none"}
     if "all" in names:
@@ -134,7 +134,7 @@ def draw(args: argparse.Namespace, bridges, document, held_out, settings) -> lis
     import torch
 
     from ..analysis.evaluation import bridge_rows, target_rows
-    from ..analysis.figures import draw_heat_maps, draw_map
+    from ..reports.figures import draw_heat_maps, draw_map
 
     figures = {name: method["figures"]["matched_audio"]["value"] for name, method in document["methods"].items()}
     chosen = args.picture or [max((name for name in figures if name != "identity"), key=figures.__getitem__)]

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("the following arguments are required: PREDICTIONS")
     if args.archive is not None:
         args.usage_error("--archive goes with --fetch")
-    score_names(args.metrics)  # a misspelt name before a large file is read
+    score_names(args.metrics)  # a misspelled name before a large file is read
     predictions = read_predictions(sys.stdin.buffer if args.predictions == "-" else args.predictions)
     models = {"sbert_model": args.sbert_model, "fluency_model": args.fluency_model}
     scores = score_captions(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
-from .experiment import (
+from ..experiments.fitting import (
     BASELINES,
     add_data_options,
     add_report_options,
@@ -22,7 +22,7 @@ DESCRIPTION = """Sweep where a diffusion bridge starts and in how many steps it 
 
 Fits the methods with every seed, or takes bridges that were fitted before, samples held-out recordings from every s* in
 every number of steps, and writes OUTPUT/report.md, OUTPUT/results.json and the curves. identity (the raw embeddings),
-centring and ridge are in every report. Equal arguments give equal files, but for times.
+centering and ridge are in every report. Equal arguments give equal files, but for times.
 """
 
 
@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
             library that is not installed; all of that before anything is trained.
     """
     from ..analysis.evaluation import EvaluationSettings, check_data, evaluate_bridges
-    from ..analysis.figures import check_libraries, draw_timestep_curve
-    from ..analysis.report import write_document
-    from ..analysis.sweep_report import grid, sweep_bridges, sweep_document, sweep_markdown
+    from ..reports.figures import check_libraries, draw_timestep_curve
+    from ..reports.gap import write_document
+    from ..reports.sweep import grid, sweep_bridges, sweep_document, sweep_markdown
 
     methods = list(dict.fromkeys(args.methods or ([] if args.bridge else ["diffusion-link"])))
     check_methods(methods)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_methods(methods: list[str]) -> None:
     """Raises InputError for a method that is unknown or does not start from a timestep."""
-    from ..training.bridge_trainer import METHODS, build_bridge
+    from ..training.bridge import METHODS, build_bridge
 
     for name in methods:
         if name not in METHODS:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from .experiment import add_training_options
+from ..experiments.fitting import add_training_options
 
 DESCRIPTION = """Fit a bridge between two modalities on matched embeddings.
 
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """
     model, loss = parse_fields("--model", args.model), parse_fields("--loss", args.loss)
 
-    from ..data.pairs import EmbeddingPairs
-    from ..training.bridge_trainer import METHODS, train_bridge
+    from ..embeddings.pairs import EmbeddingPairs
+    from ..training.bridge import METHODS, train_bridge
 
     if args.method not in METHODS:  # before a large file is read
         raise RecipeError("--method", f"is {args.method!r}", f"Use one of {', '.join(METHODS)}")

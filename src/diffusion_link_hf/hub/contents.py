@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, ModelFolderError
-from .loading import PICKLE_SUFFIXES, LoadPath, read_json
+from ..loading import PICKLE_SUFFIXES, LoadPath, read_json
 
 INDEX = "model_index.json"
 METRICS = "metrics.json"

@@ -11,11 +11,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import HubAccessError, InputError
+from ..loading import LoadPath, refusal
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .card import PipelineCard
 from .contents import CARD, COMPONENTS, METRICS, RECIPES, Contents, collect
-from .loading import LoadPath, refusal
 from .space import space_files
 
 _CLASSES = {kind.__name__: kind for kind in (AudioCaptionPipeline, DiffusionLinkPipeline)}

@@ -1,4 +1,4 @@
-"""The input of every metric, checked once and tokenised once, and the form of every result."""
+"""The input of every metric, checked once and tokenized once, and the form of every result."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

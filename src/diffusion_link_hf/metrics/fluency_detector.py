@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, BertModel, BertPreTrainedModel
 
 from ..errors import ModelFolderError
-from ..hub.loading import LoadPath, check_finite, check_loading_info, refuse_pickles, resolve_folder
+from ..loading import LoadPath, check_finite, check_loading_info, refuse_pickles, resolve_folder
 
 ERRORS = ("add_tail", "repeat_event", "repeat_adv", "remove_conj", "remove_verb", "error")
 MAX_TOKENS = 64  # as in training

@@ -1,4 +1,4 @@
-"""N-gram counts of a tokenised caption, which BLEU and CIDEr-D share."""
+"""N-gram counts of a tokenized caption, which BLEU and CIDEr-D share."""
 
 from collections import Counter
 

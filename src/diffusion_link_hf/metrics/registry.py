@@ -177,7 +177,7 @@ def score_captions(
     metrics: Sequence[str] = DEFAULT_METRICS,
     **options,
 ) -> CaptionScores:
-    """Several metrics of the same captions; tokenisation and shared parts are computed once.
+    """Several metrics of the same captions; tokenization and shared parts are computed once.
 
     Args:
         candidates: N strings, or `Captions`, which hold the references as well.

@@ -31,7 +31,7 @@ def sbert_similarity(
 ) -> CaptionScores:
     """Cosine in [-1, 1] between the candidate's embedding and each reference's, averaged over the references.
 
-    The texts are embedded as they are, without PTB tokenisation, as in FENSE. An empty candidate scores 0.
+    The texts are embedded as they are, without PTB tokenization, as in FENSE. An empty candidate scores 0.
 
     Args:
         model: folder or Hub id of a sentence-transformers model with safetensors weights.
@@ -67,7 +67,7 @@ def load_sentence_encoder(model: str | os.PathLike, device: str = "cpu"):
     check_sentence_transformers()
     from sentence_transformers import SentenceTransformer
 
-    from ..hub.loading import check_finite, refuse_pickles, resolve_folder
+    from ..loading import check_finite, refuse_pickles, resolve_folder
 
     check_device(device)
     folder = resolve_folder(model, allow_patterns=FILES)

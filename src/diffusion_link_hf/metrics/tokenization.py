@@ -1,4 +1,4 @@
-"""The Penn Treebank tokenisation that published caption scores use, by one process for all captions."""
+"""The Penn Treebank tokenization that published caption scores use, by one process for all captions."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from .errors import MetricToolError
 from .java import REPORT, java_executable, pycocoevalcap_file, run_java
 
-# Dropped after tokenisation, as in the COCO caption evaluation (pycocoevalcap.tokenizer.ptbtokenizer).
+# Dropped after tokenization, as in the COCO caption evaluation (pycocoevalcap.tokenizer.ptbtokenizer).
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )

@@ -5,7 +5,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from ..errors import InputError
-from ..hub.loading import StrictModel
+from ..loading import StrictModel
 
 ACTIVATIONS = {"gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "none": nn.Identity}
 

@@ -18,15 +18,15 @@ from ..audio import (
     load_audio,
     split_windows,
 )
-from ..clap import ClapEncoder
-from ..decoder import CaptionDecoder
+from ..bridges.base import BridgeModel, Modality, check_modality, check_noise_is_used
+from ..bridges.sampling import check_options, check_scheduler, make_scheduler
 from ..errors import AudioError, InputError, ModelFolderError
-from ..hub.loading import LoadPath, read_json, resolve_folder
-from ..hub.pipeline_folder import INDEX, FolderPipeline
-from ..models.bridge import BridgeModel, Modality, check_modality, check_noise_is_used
+from ..loading import LoadPath, read_json, resolve_folder
+from ..models.clap import ClapEncoder
+from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
-from ..sampling import check_options, check_scheduler, make_scheduler
 from ..tensors import check_embeddings, dense_floats, rescale_rows
+from .base import INDEX, FolderPipeline
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 
 logger = logging.get_logger(__name__)
@@ -203,7 +203,7 @@ class AudioCaptionPipeline(FolderPipeline):
         """Text-like embeddings → captions.
 
         Args:
-            embeds: (B, D) dense floats of any norm but zero: rows are L2-normalised, as the projector was trained.
+            embeds: (B, D) dense floats of any norm but zero: rows are L2-normalized, as the projector was trained.
             options: as `CaptionDecoder.generate`.
 
         Returns:
@@ -376,7 +376,7 @@ def _seed(generator: torch.Generator) -> int:
 
 
 def _average(spans: list[Span], embeds: torch.Tensor) -> tuple[list[Span], torch.Tensor]:
-    """One entry per recording: its windows' mean embedding, renormalised, from its start to its end."""
+    """One entry per recording: its windows' mean embedding, renormalized, from its start to its end."""
     own: dict[int, list[int]] = {}
     for k, (owner, _, _) in enumerate(spans):
         own.setdefault(owner, []).append(k)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler
 
+from ..bridges.base import BridgeModel, Modality, check_noise_is_used
+from ..bridges.sampling import make_scheduler
 from ..errors import InputError
-from ..hub.pipeline_folder import FolderPipeline
-from ..models.bridge import BridgeModel, Modality, check_noise_is_used
-from ..sampling import make_scheduler
 from ..tensors import dense_floats
+from .base import FolderPipeline
 from .output import DiffusionLinkPipelineOutput
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from diffusers.training_utils import EMAModel
 
-from ..models.bridge import BridgeModel
+from ..bridges.base import BridgeModel
 
 
 class AveragedWeights(EMAModel):

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from diffusers import DDIMScheduler
 
-from ..models.bridge import BridgeModel
-from ..models.denoisers import draw_noised
-from ..models.diffusion_link import DiffusionLinkModel
-from ..objectives import DiffusionLinkLoss, Reduction, total_loss
+from ..bridges.base import BridgeModel
+from ..bridges.denoisers import draw_noised
+from ..bridges.diffusion_link import DiffusionLinkModel
+from ..bridges.losses import DiffusionLinkLoss, Reduction, total_loss
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def link_loss(
     dim_reduction: Reduction = "sum",
     batch_reduction: Reduction = "mean",
 ) -> DiffusionLinkLoss:
-    """L_diff + weight · L_topo of Diffusion-Link (paper §3); the reductions are those of `objectives.total_loss`.
+    """L_diff + weight · L_topo of Diffusion-Link (paper §3); the reductions are those of `bridges.losses.total_loss`.
 
     Both branches go through the network as one batch. Rows without a partner have the text→text branch alone.
 

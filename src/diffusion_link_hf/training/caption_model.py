@@ -1,10 +1,10 @@
-"""Projector and decoder as one module: what Accelerate wraps and the optimiser sees."""
+"""Projector and decoder as one module: what Accelerate wraps and the optimizer sees."""
 
 import torch
 from torch import nn
 
-from ..decoder import CaptionDecoder
 from ..errors import RecipeError
+from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from .sharding import like, reshard, whole
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 Mode = Literal["full", "lora", "4bit"]
 Strategy = Literal["ddp", "fsdp"]
-# NF4 with double quantisation (QLoRA, §3): 4 bits, an 8-bit constant per 64 weights, a 32-bit one per 64 · 256.
+# NF4 with double quantization (QLoRA, §3): 4 bits, an 8-bit constant per 64 weights, a 32-bit one per 64 · 256.
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 ADAM_BYTES = 8  # two float32 moments
 CUDA_BYTES = 2**30  # context, workspaces and fragmentation; about what PyTorch takes before the first tensor of ours
@@ -24,18 +24,18 @@ class MemoryEstimate:
     Attributes:
         weights: the model, and what FSDP gathers of it at a time.
         gradients: with the buckets of DDP where there are several GPUs.
-        optimiser: the moments of AdamW.
+        optimizer: the moments of AdamW.
         activations: what the backward pass keeps, logits among it.
     """
 
     weights: int
     gradients: int
-    optimiser: int
+    optimizer: int
     activations: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimiser + self.activations + CUDA_BYTES
+        return self.weights + self.gradients + self.optimizer + self.activations + CUDA_BYTES
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,17 @@ def estimate_memory(
         weights, updated = 2 * base + 4 * trained, trained
     else:
         weights, updated = round(NF4_BYTES * sizes.linear) + 2 * (base - sizes.linear) + 4 * trained, trained
-    gradients, optimiser = 4 * updated, ADAM_BYTES * updated
+    gradients, optimizer = 4 * updated, ADAM_BYTES * updated
     if gpus > 1 and strategy == "ddp":
         gradients *= 2
     if gpus > 1 and strategy == "fsdp":
         weights = -(-weights // gpus) + 2 * weights * sizes.layer // base
-        gradients, optimiser = -(-gradients // gpus), -(-optimiser // gpus)
+        gradients, optimizer = -(-gradients // gpus), -(-optimizer // gpus)
     activations = sizes.kept
     if gradient_checkpointing:
         outside = sizes.kept - sizes.layers * sizes.kept_by_layer
         activations = outside + sizes.layers * sizes.layer_input + sizes.kept_by_layer
-    return MemoryEstimate(weights, gradients, optimiser, activations)
+    return MemoryEstimate(weights, gradients, optimizer, activations)
 
 
 def _build(config: PretrainedConfig, layers: int, lora: LoraConfig | None) -> nn.Module:

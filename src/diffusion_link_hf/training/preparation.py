@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 
 from ..errors import DiffusionLinkError, RecipeError
 from ..files import make_writable
-from .arguments import TrainingArguments
+from .recipes import TrainingArguments
 from .trackers import available_tracker
 
 Made = TypeVar("Made")

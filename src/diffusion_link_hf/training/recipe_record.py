@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .arguments import TrainingArguments
+from .recipes import TrainingArguments
 
 RECIPE_FILE = "recipe.yaml"
 LIBRARIES = ("diffusion-link-hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")

@@ -57,7 +57,7 @@ def keep_in_step(model: nn.Module, method: str, language_model: nn.Module) -> No
 
 
 def reshard(model: nn.Module) -> None:
-    """Free what forward passes gathered, so that the parameters are those that the optimiser sees."""
+    """Free what forward passes gathered, so that the parameters are those that the optimizer sees."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -80,9 +80,9 @@ def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
-def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """``optimiser.load_state_dict`` for a whole state, sharded as the parameters are."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """``optimizer.load_state_dict`` for a whole state, sharded as the parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
         k: {
             name: like(value, parameters[k]) if value.shape == parameters[k].shape else value
@@ -90,7 +90,7 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]
         }
         for k, entries in state["state"].items()
     }
-    optimiser.load_state_dict({**state, "state": moments})
+    optimizer.load_state_dict({**state, "state": moments})
 
 
 @torch.no_grad()

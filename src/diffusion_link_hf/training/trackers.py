@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..errors import RecipeError
-from .arguments import TrainingArguments
+from .recipes import TrainingArguments
 
 
 def available_tracker(arguments: TrainingArguments) -> str | None:

@@ -1,0 +1,19 @@
+"""Audio in: recordings found, decoded to mono at 48 kHz, and cut into ten-second windows."""
+
+from .decoding import AudioInput, check_sampling_rate, is_decoded, load_audio
+from .folders import AUDIO_EXTENSIONS, find_audio_files
+from .windows import SAMPLING_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, AudioWindow, split_windows
+
+__all__ = [
+    "AUDIO_EXTENSIONS",
+    "SAMPLING_RATE",
+    "WINDOW_SAMPLES",
+    "WINDOW_SECONDS",
+    "AudioInput",
+    "AudioWindow",
+    "check_sampling_rate",
+    "find_audio_files",
+    "is_decoded",
+    "load_audio",
+    "split_windows",
+]

@@ -1,0 +1,1 @@
+"""Bridges: systems that map audio or text embeddings to text-like ones."""

@@ -1,0 +1,360 @@
+"""The bridge interface: an embedding of either modality in, a text-like embedding out."""
+
+import functools
+import importlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal, Self
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch.nn import functional as F
+
+from ..errors import DataError, InputError, ModelFolderError
+from ..loading import LoadPath, StrictModel, read_json, resolve_folder
+from ..tensors import check_embeddings, rescale_rows
+from .sampling import add_noise as noised
+from .sampling import check_noise, check_options, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
+
+PACKAGE = __name__.split(".")[0]
+
+Modality = Literal["audio", "text"]
+MODALITIES = ("audio", "text")
+
+
+class BridgeModel(StrictModel):
+    """Base of every system that maps audio or text embeddings to text-like ones.
+
+    Owns the normalization (paper §2), which happens here and nowhere else. Its statistics are persistent buffers:
+    ``audio_mean`` and ``text_mean``, (D,) float32, means of the L2-normalized *training* embeddings, zero until
+    `fit_statistics`. Subclasses implement `_bridge`; a row's result must not depend on the rows beside it. One that has
+    a closed form also implements `_fit`; one that is trained, ``training_loss``: see `training.bridge_losses.own_loss`.
+
+    "audio" and "text" name the two sides of any pair of modalities: "audio" is where a bridge comes from, "text" where
+    it leads to. For a bridge of reversed pairs (text → audio), or of image and text, read them as source and target.
+
+    Class attributes:
+        needs_pairs: whether fitting or training it takes matched rows.
+    """
+
+    needs_pairs: ClassVar[bool] = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: LoadPath, **kwargs):
+        """As `StrictModel.from_pretrained`; on `BridgeModel` itself, a bridge of whatever class the folder names."""
+        if cls is not BridgeModel:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
+        folder = resolve_folder(pretrained_model_name_or_path, **hub) / (kwargs.get("subfolder") or "")
+        name = read_json(folder / cls.config_name).get("_class_name")
+        # Only what the package itself exports: loading a folder must never decide what code runs.
+        found = getattr(importlib.import_module(PACKAGE), str(name), None)
+        if not (isinstance(found, type) and issubclass(found, BridgeModel) and found is not BridgeModel):
+            raise ModelFolderError(folder, f"holds a {name}", "That is no bridge of this package")
+        return found.from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def _register_statistics(self, embedding_dim: int) -> None:
+        self.register_buffer("audio_mean", torch.zeros(embedding_dim))
+        self.register_buffer("text_mean", torch.zeros(embedding_dim))
+
+    @torch.no_grad()
+    def fit_statistics(self, audio: torch.Tensor | None, text: torch.Tensor) -> None:
+        """Sets the modality means from training embeddings, (N, D) and (M, D); computed in float64.
+
+        Without audio (text-only data) the audio mean stays as it is.
+        """
+        self.text_mean.copy_(F.normalize(rescale_rows(text.double()), dim=-1).mean(0))
+        if audio is not None and len(audio):
+            self.audio_mean.copy_(F.normalize(rescale_rows(audio.double()), dim=-1).mean(0))
+
+    @torch.no_grad()
+    def fit(
+        self,
+        source: torch.Tensor | None,
+        target: torch.Tensor,
+        group: torch.Tensor | None = None,
+        *,
+        unpaired_source: torch.Tensor | None = None,
+        unpaired_target: torch.Tensor | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Fit what has a closed form: the statistics, and the map of a bridge that has one.
+
+        Args:
+            source: (N, D) floats of any norm but zero, on the "audio" side; None where there is none.
+            target: (N, D), row i belonging to row i of ``source``; (M, D) without ``source``.
+            group: (N,) integers; rows of one item (a recording with several captions, say) share theirs. They are held
+                out together when something is chosen on held-out items, and an embedding that is repeated within a
+                group counts once in the means. By default each row is its own.
+            unpaired_source, unpaired_target: (K, D), (L, D) further rows of either side, for statistics and for
+                bridges that learn from one side alone.
+            seed: of the choice of held-out items.
+
+        Returns:
+            The bridge itself.
+
+        Raises:
+            DataError: rows of a wrong width, number or content; no pairs for a bridge that needs them.
+        """
+        empty = target.new_empty(0, target.shape[-1])
+        source, lone_source, lone_target = (
+            empty if rows is None else rows for rows in (source, unpaired_source, unpaired_target)
+        )
+        self._check_rows(source, target, lone_source, lone_target, group)
+        source, target = rescale_rows(source), rescale_rows(target)
+        lone_source, lone_target = rescale_rows(lone_source), rescale_rows(lone_target)
+        group = torch.arange(len(target), device=target.device) if group is None else group
+        audio = torch.cat([distinct_rows(source, group), lone_source]) if len(source) else lone_source
+        text = torch.cat([distinct_rows(target, group), lone_target])
+        self.fit_statistics(audio, text)
+        self._fit(source, target, group, text, seed)
+        return self
+
+    def _fit(
+        self, source: torch.Tensor, target: torch.Tensor, group: torch.Tensor, text: torch.Tensor, seed: int
+    ) -> None:
+        """Sets the map from pairs (N, D), (N, D), (N,) and all distinct text rows (M, D); statistics are fitted."""
+
+    def _check_rows(self, source, target, lone_source, lone_target, group) -> None:
+        width = self.config.embedding_dim
+        for name, rows in {
+            "source": source,
+            "target": target,
+            "more source": lone_source,
+            "more target": lone_target,
+        }.items():
+            if rows.ndim != 2 or rows.shape[1] != width:
+                raise DataError(name, f"has shape {tuple(rows.shape)}", f"This bridge takes (N, {width})")
+            if not torch.isfinite(rows).all() or (rows == 0).all(1).any():
+                raise DataError(name, "has zero, NaN or infinite rows", "Leave those rows out")
+        if len(target) + len(lone_target) == 0:
+            raise DataError("target", "is empty", "Pass at least one row")
+        if len(source) not in (0, len(target)):
+            raise DataError("source", f"has {len(source)} rows, target {len(target)}", "Pass matched rows")
+        if group is not None and group.shape != (len(target),):
+            raise DataError("group", f"has shape {tuple(group.shape)}", f"Use ({len(target)},), one number per row")
+        if self.needs_pairs and len(source) < 2:
+            raise DataError("source", f"has {len(source)} rows", f"{type(self).__name__} needs matched pairs")
+
+    def target(self, text: torch.Tensor) -> torch.Tensor:
+        """What a perfect bridge would return for the partners of ``text``: the text in the space that it leads to.
+
+        Centered by the statistics here; bridges that stay in the encoder's own space override it.
+
+        Args:
+            text: (B, D) floats of any norm but zero.
+
+        Returns:
+            (B, D) unit rows, float32 (float64 for float64 input).
+        """
+        return F.normalize(self.normalize(text, "text"), dim=-1)
+
+    def normalize(self, embeds: torch.Tensor, modality: Modality) -> torch.Tensor:
+        """L2-normalize, subtract the modality's mean, L2-normalize, multiply by ``scale`` (paper §2).
+
+        (B, D) of any norm but zero → (B, D) of norm ``config.scale``, float32 (float64 for float64 input).
+        """
+        return self._normalize(rescale_rows(embeds), modality)
+
+    def _normalize(self, embeds: torch.Tensor, modality: Modality) -> torch.Tensor:
+        """`normalize` of rows that were rescaled."""
+        dtype = torch.float64 if embeds.dtype == torch.float64 else torch.float32
+        mean = self.audio_mean if modality == "audio" else self.text_mean
+        centered = F.normalize(embeds.to(dtype), dim=-1) - mean.to(dtype)
+        return F.normalize(centered, dim=-1) * self.config.scale
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def bridge(
+        self,
+        embeds: torch.Tensor,
+        modality: Modality = "audio",
+        *,
+        scheduler: DDIMScheduler | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+        num_inference_steps: int | None = None,
+        noise_timestep: int | None = None,
+        add_noise: bool | None = None,
+    ) -> torch.Tensor:
+        """Map embeddings to text-like ones.
+
+        Every bridge takes every option, so that it can stand in for any other: it checks them all and uses those that
+        concern it. Dropout is off meanwhile, in whatever mode the bridge is.
+
+        Args:
+            embeds: (B, D) dense floats of 16 to 64 bits, of any norm but zero.
+            modality: where they come from.
+            scheduler: noise process of the diffusion bridges; `bridges.sampling.make_scheduler()` by default.
+            generator, noise: see `draw_noise`; at most one of them. Unused where nothing is noised.
+            num_inference_steps, noise_timestep, add_noise: override the configuration of the same names.
+
+        Returns:
+            (B, D) unit rows, in the dtype of ``embeds``; row i depends on row i alone.
+
+        Raises:
+            InputError: a wrong shape, width, dtype or modality; NaN, infinite or all-zero rows; an option of a wrong
+                type or out of range; see also `draw_noise`, `bridges.sampling.shallow_timesteps` and
+                `bridges.sampling.check_scheduler`.
+        """
+        self.check_embeds(embeds, modality)
+        options = {
+            "scheduler": scheduler,
+            "generator": generator,
+            "noise": noise,
+            "num_inference_steps": num_inference_steps,
+            "noise_timestep": noise_timestep,
+            "add_noise": add_noise,
+        }
+        check_options(**options)
+        with _evaluating(self):
+            bridged = self._bridge(rescale_rows(embeds), modality, **options)
+        return F.normalize(bridged, dim=-1).to(embeds.dtype)
+
+    @abstractmethod
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options) -> torch.Tensor:
+        """(B, D) checked embeddings → (B, D) text-like ones of any norm."""
+
+    def _denoise(
+        self,
+        predict: Callable[[torch.Tensor, int], torch.Tensor],
+        embeds: torch.Tensor,
+        modality: Modality,
+        *,
+        before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **options,
+    ) -> torch.Tensor:
+        """`_bridge` of the shallow diffusion bridges: `_noised`, then DDIM to the clean sample.
+
+        Args:
+            predict, before_step: see `bridges.sampling.ddim_sample`.
+        """
+        state, scheduler, timesteps = self._noised(embeds, modality, **options)
+        return ddim_sample(predict, state, scheduler, timesteps, before_step)
+
+    def _noised(
+        self,
+        embeds: torch.Tensor,
+        modality: Modality,
+        *,
+        noise_timestep: int,
+        scheduler: DDIMScheduler | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        noise: torch.Tensor | None,
+        num_inference_steps: int | None,
+        add_noise: bool | None,
+    ) -> tuple[torch.Tensor, DDIMScheduler, list[int]]:
+        """Where the shallow diffusion bridges start: rows normalized, and noised to s* where wanted.
+
+        The state stays in float32 whatever the network's dtype: some roundings of it would show.
+
+        Args:
+            noise_timestep: s*; the other options are those of `bridge`, by default the configuration's.
+
+        Returns:
+            The state (B, D), the scheduler and the grid of timesteps.
+        """
+        scheduler = scheduler or _default_scheduler()
+        check_scheduler(scheduler)
+        timesteps = shallow_timesteps(
+            noise_timestep,
+            self.config.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            scheduler.config.num_train_timesteps,
+        )
+        state = self._normalize(embeds, modality)
+        if self.config.add_noise if add_noise is None else add_noise:
+            epsilon = self.draw_noise(len(embeds), generator, noise).to(state.device, state.dtype)
+            state = noised(state, epsilon, timesteps[0], scheduler)
+        return state, scheduler, timesteps
+
+    def draw_noise(
+        self,
+        rows: int,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Standard normal noise for ``rows`` rows, always drawn on the generator's device in float32.
+
+        Args:
+            generator: one generator gives *one* (1, D) draw that all rows share: with a draw per row, an embedding's
+                result would depend on its place in the batch. A list gives each row its own. None uses a fresh one
+                seeded with ``config.noise_seed``.
+            noise: explicit ε, (B, D) or (1, D) finite floats, instead of a generator.
+
+        Raises:
+            InputError: ``noise`` of another shape, a list of another length; see also `bridges.sampling.check_noise`.
+        """
+        check_noise(generator, noise)
+        width = self.config.embedding_dim
+        if noise is not None:
+            if noise.shape not in ((rows, width), (1, width)):
+                raise InputError("noise", f"has shape {tuple(noise.shape)}", f"Use ({rows}, {width}) or (1, {width})")
+            return noise
+
+        def draw(generator: torch.Generator) -> torch.Tensor:
+            return torch.randn(1, width, generator=generator, device=generator.device)
+
+        if isinstance(generator, (list, tuple)):
+            if len(generator) != rows:
+                raise InputError(
+                    "generator",
+                    f"is a list of {len(generator)}",
+                    f"Pass one generator per row ({rows}), or a single one",
+                )
+            return torch.cat([draw(one) for one in generator]) if generator else torch.empty(0, width)
+        return draw(generator or torch.Generator().manual_seed(self.config.noise_seed))
+
+    def check_embeds(self, embeds: torch.Tensor, modality: Modality) -> None:
+        """Raises InputError for what `bridge` cannot take."""
+        check_modality(modality)
+        check_embeddings(embeds, self.config.embedding_dim)
+
+
+def check_modality(modality: object) -> None:
+    """Raises InputError for what is neither "audio" nor "text"."""
+    if not (isinstance(modality, str) and modality in MODALITIES):
+        raise InputError("modality", f"is {modality!r}", "Use 'audio' or 'text'")
+
+
+def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, add_noise: bool | None) -> None:
+    """Raises InputError for explicit noise where ``add_noise``, as given or as configured, says that there is none.
+
+    For pipelines: `BridgeModel.bridge` leaves unused what does not concern a bridge, so that one call serves all.
+    """
+    if noise is None or (bridge is not None and "add_noise" not in bridge.config):
+        return
+    configured = None if bridge is None else bridge.config.add_noise
+    if (configured if add_noise is None else add_noise) is False:
+        raise InputError("noise", "is given, but add_noise is False", "Leave it out, or use add_noise=True")
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards each submodule is in its own mode again."""
+    parts = [module]
+    for part in parts:  # and theirs, as they are appended: `modules()` takes as long as bridging a row
+        parts += [child for child in part._modules.values() if child is not None]
+    training = [part for part in parts if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@functools.cache
+def _default_scheduler() -> DDIMScheduler:
+    """One for all calls, which only read it: to make one takes longer than to bridge a row."""
+    return make_scheduler()
+
+
+def distinct_rows(rows: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+    """Rows (N, D) without the repetitions of one embedding within a group (N,), sorted by group."""
+    order = group.argsort(stable=True)
+    rows, group = rows[order], group[order]
+    repeated = (group[1:] == group[:-1]) & (rows[1:] == rows[:-1]).all(1)
+    return rows[torch.cat([repeated.new_ones(min(len(rows), 1)), ~repeated])]

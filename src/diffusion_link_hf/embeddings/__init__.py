@@ -1,0 +1,1 @@
+"""Embeddings of captioned recordings: made in shards, cached, and read as pairs."""

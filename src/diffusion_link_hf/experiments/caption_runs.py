@@ -1,0 +1,287 @@
+"""Runs of a captioning evaluation in a folder: each (mode, method, seed) is done once, all by one recipe."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from .. import __version__
+from ..analysis.captioning import HeldOut, caption_embeddings
+from ..embeddings.cache import EmbeddingCache
+from ..errors import DataError, InputError
+from ..files import sync
+from ..metrics import CaptionScores, score_captions
+from ..models.decoder import CaptionDecoder
+from ..models.prefix_projector import PrefixProjector
+from ..training.checkpoints import difference
+from ..training.decoder import train_decoder
+from ..training.parts import load_link
+from ..training.preparation import construct
+from ..training.recipes import DecoderTrainingArguments
+
+FORMAT = "diffusion-link captioning runs 1"
+RECIPE, CAPTIONS, SCORES = "recipe.json", "captions.json", "scores.json"
+NO_LINK = "none"  # the paper's baseline: the encoder's own embeddings through the same head
+# The two ways of training, with the paper's heads (§5); the prompt goes with the first.
+MODES: dict[str, dict[str, Any]] = {
+    "zero-shot": {"mode": "text_only", "projector": {"num_prefix_tokens": 1, "num_layers": 1}},
+    "supervised": {"mode": "supervised", "projector": {"num_prefix_tokens": 10, "num_layers": 2}},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One decoder to be trained and to caption the held-out recordings."""
+
+    mode: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}, {self.method}, seed {self.seed}"
+
+    def inside(self, folder: Path) -> Path:
+        return folder / self.mode / self.method / f"seed{self.seed}"
+
+
+def plan_runs(methods: Sequence[str], modes: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """All runs, a seed at a time.
+
+    C3 differs from centering in what it does to text while the decoder is trained; supervised, it is left out where
+    centering is asked for, whose runs it would repeat.
+    """
+    return [
+        Run(mode, method, seed)
+        for seed in dict.fromkeys(seeds)
+        for mode in MODES
+        if mode in modes
+        for method in dict.fromkeys(methods)
+        if not (mode == "supervised" and method == "c3" and "centering" in methods)
+    ]
+
+
+@dataclass(frozen=True)
+class CaptioningRecipe:
+    """What all runs share, so that methods have equal budgets.
+
+    Attributes:
+        base_model: causal LM from which every decoder starts, as recipes of the decoder stage name it.
+        base_revision: of a Hub id.
+        instruction: hard prompt of the zero-shot mode, or None.
+        bridge: budget of the trained bridges, as `train_bridge` takes it.
+        decoder: fields of `DecoderTrainingArguments`.
+        generation: options of `CaptionDecoder.generate`.
+    """
+
+    base_model: str
+    base_revision: str | None = None
+    instruction: str | None = None
+    bridge: Mapping[str, int | float] = field(default_factory=dict)
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, int] = field(default_factory=dict)
+
+    def arguments(self, mode: str, seed: int, cache: Path, output: Path, link: Path | None) -> DecoderTrainingArguments:
+        """Of one run; nothing is held out of ``cache``, and nothing chosen.
+
+        Raises:
+            RecipeError: a field that there is not, or a value out of range.
+        """
+        prompt = self.instruction if mode == "zero-shot" else None
+        fixed = {**MODES[mode], "instruction": prompt, "validation_fraction": 0.0, "report_to": "none"}
+        base = {"base_model": self.base_model, "base_revision": self.base_revision}
+        which = {"cache": str(cache), "output": str(output), "link": None if link is None else str(link), "seed": seed}
+        return construct("decoder", DecoderTrainingArguments, {**fixed, **base, **which, **self.decoder})
+
+    def identity(self, train: EmbeddingCache, held_out: EmbeddingCache, base_model: str) -> dict[str, Any]:
+        """All that finished runs depend on beside mode, method and seed; ``base_model`` is the fingerprint of that."""
+        identity = {
+            "format": FORMAT,
+            "version": __version__,
+            "train": train.fingerprint,
+            "held_out": held_out.fingerprint,
+            "base_model": base_model,
+            "instruction": self.instruction,
+            "bridge": dict(self.bridge),
+            "decoder": dict(self.decoder),
+            "generation": dict(self.generation),
+        }
+        return json.loads(json.dumps(identity))  # as it will be read again
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left.
+
+    Attributes:
+        run: which.
+        captions: of the held-out recordings, in their order.
+        bridge: class of the bridge, or None without one.
+        bridge_steps: that fitting it took, 0 for a closed form.
+        seconds: of ``bridge``, ``decoder`` and ``captions``; None where a stage was resumed or there is none.
+    """
+
+    run: Run
+    captions: list[str]
+    bridge: str | None
+    bridge_steps: int
+    seconds: dict[str, float | None]
+
+
+class CaptionRuns:
+    """The folder of the runs.
+
+    Holds recipe.json, ``bridges/<method>/seed<n>``, which both modes share, and for each run
+    ``<mode>/<method>/seed<n>`` with captions.json, written last, and scores.json. A run that was interrupted goes on
+    from its decoder's newest checkpoint; a finished one is read.
+
+    Args:
+        folder: created if absent.
+        recipe: of all runs.
+        fit: fits a bridge: (method, seed, output folder).
+        keep: whether fitted bridges and trained decoders are kept.
+        progress: whether to show a progress bar for each decoder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: CaptioningRecipe,
+        fit: Callable[[str, int, Path], object],
+        keep: bool = False,
+        progress: bool = True,
+    ):
+        self.folder, self.recipe, self.fit, self.keep, self.progress = folder, recipe, fit, keep, progress
+
+    def claim(self, identity: dict[str, Any]) -> None:
+        """Make the folder this identity's.
+
+        Raises:
+            InputError: it is another's; the message says what differs.
+            DataError: its recipe is damaged.
+        """
+        path = self.folder / RECIPE
+        if not path.is_file():
+            _write(path, identity)
+            return
+        if words := difference(_read(path), identity):
+            raise InputError(
+                "--output", f"has runs of other arguments ({words})", f"Use another folder, or remove {self.folder}"
+            )
+
+    def is_finished(self, run: Run) -> bool:
+        return (run.inside(self.folder) / CAPTIONS).is_file()
+
+    def finished(self, run: Run, recordings: int) -> FinishedRun:
+        """Read a finished run.
+
+        Raises:
+            DataError: its file is damaged.
+        """
+        path = run.inside(self.folder) / CAPTIONS
+        saved = _read(path)
+        try:
+            found = FinishedRun(run, saved["captions"], saved["bridge"], saved["bridge_steps"], saved["seconds"])
+        except KeyError as error:
+            raise DataError(path, f"lacks {error}", "Remove this file: the run is done again") from error
+        if len(found.captions) != recordings:
+            raise DataError(
+                path, f"has {len(found.captions)} captions of {recordings}", "Remove this file: the run is done again"
+            )
+        return found
+
+    def do(self, run: Run, cache: Path, held_out: HeldOut) -> FinishedRun:
+        """Fit the bridge, train the decoder through it, caption the held-out recordings.
+
+        Args:
+            cache: folder of the training part.
+
+        Raises:
+            DiffusionLinkError: see `train_bridge` and `train_decoder`.
+        """
+        folder = run.inside(self.folder)
+        bridge = None if run.method == NO_LINK else self._bridge(run)
+        decoder = folder / "decoder"
+        resumed = (decoder / "checkpoints").is_dir()
+        arguments = self.recipe.arguments(run.mode, run.seed, cache, decoder, bridge and bridge / "link")
+        started = time.monotonic()
+        train_decoder(arguments, self.progress)
+        trained = time.monotonic()
+        captions = self._captions(decoder, bridge, cache, held_out)
+        seconds = {
+            "bridge": None if bridge is None else _read(bridge / "metrics.json")["seconds"],
+            "decoder": None if resumed else round(trained - started, 2),
+            "captions": round(time.monotonic() - trained, 2),
+        }
+        steps = 0 if bridge is None else _read(bridge / "metrics.json")["steps"]
+        kind = None if bridge is None else _read(bridge / "link" / "config.json")["_class_name"]
+        (folder / SCORES).unlink(missing_ok=True)  # of captions that were removed as damaged
+        _write(folder / CAPTIONS, {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds})
+        if not self.keep:
+            shutil.rmtree(decoder)
+        return FinishedRun(run, captions, kind, steps, seconds)
+
+    def _bridge(self, run: Run) -> Path:
+        folder = self.folder / "bridges" / run.method / f"seed{run.seed}"
+        if not (folder / "metrics.json").is_file():  # which is written last
+            self.fit(run.method, run.seed, folder)
+        return folder
+
+    def _captions(self, decoder: Path, bridge: Path | None, cache: Path, held_out: HeldOut) -> list[str]:
+        device = PartialState().device
+        link, scheduler = None, None
+        if bridge is not None:
+            link, scheduler = load_link(bridge / "link", EmbeddingCache.load(cache))
+            link = link.to(device)
+        projector = PrefixProjector.from_pretrained(decoder / "projector").eval().to(device)
+        model = CaptionDecoder.from_pretrained(decoder / "decoder").to(device)
+        return caption_embeddings(held_out.audio, projector, model, link, scheduler, **self.recipe.generation)
+
+    def scores(self, found: FinishedRun, references: list[list[str]], metrics: Sequence[str]) -> CaptionScores:
+        """Of a run's captions; what was scored before is read.
+
+        Raises:
+            DiffusionLinkError: see `score_captions`.
+        """
+        path = found.run.inside(self.folder) / SCORES
+        if path.is_file():
+            saved = _read(path)
+            if saved.get("metrics") == list(metrics):
+                per_caption = {name: np.array(values) for name, values in saved["per_caption"].items()}
+                return CaptionScores(saved["corpus"], per_caption)
+        scores = score_captions(found.captions, references, metrics)
+        per_caption = {name: values.tolist() for name, values in scores.per_caption.items()}
+        _write(path, {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption})
+        return scores
+
+    def clean(self) -> None:
+        """Remove the bridges, unless they are kept."""
+        if not self.keep:
+            shutil.rmtree(self.folder / "bridges", ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(saved, dict):
+            raise ValueError(f"holds a {type(saved).__name__}")
+    except (OSError, ValueError) as error:
+        raise DataError(path, f"is damaged ({error})", "Remove this file: what it tells is done again") from error
+    return saved
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        sync(file)
+    os.replace(temporary, path)

@@ -1,0 +1,349 @@
+"""The frozen CLAP: windows of audio, or captions, to unit embeddings in one space."""
+
+import json
+import numbers
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from ..audio import SAMPLING_RATE, WINDOW_SAMPLES
+from ..errors import InputError, ModelFolderError
+from ..loading import (
+    DEFAULT_PIPELINE,
+    LoadPath,
+    check_finite,
+    check_loading_info,
+    check_vocabulary,
+    component_folder,
+    default_pipeline_folder,
+    download_snapshot,
+    drop_local_names,
+    load_tokenizer,
+    pinned_source,
+    read_json,
+    refuse_pickles,
+    refuse_revision,
+    save_tokenizer,
+)
+from ..tensors import dense_floats
+from .log_mel import ClapLogMel
+
+REFERENCE_FILE = "reference.json"
+CLIPS_AT_A_TIME = 4  # on a CPU: the activations of more leave its cache between two layers, which takes a fifth longer
+_CONFIG_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+
+
+class ClapEncoder(nn.Module):
+    """A `transformers.ClapModel` (fused or unfused), frozen and always in eval mode, with its front end and tokenizer.
+
+    Args:
+        model: the CLAP.
+        tokenizer: for `encode_text`; may be None where only audio is embedded.
+        front_end: the log-mel front end that the checkpoint was trained with.
+        source: {"id", "revision"} of the Hub repository that the weights come from, or None.
+    """
+
+    def __init__(
+        self,
+        model: ClapModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        front_end: ClapLogMel | None = None,
+        source: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.fused = bool(model.config.audio_config.enable_fusion)
+        self.model = model.requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.front_end = front_end or ClapLogMel(mel_scale="htk" if self.fused else "slaney")
+        self.source = source
+        self.eval()
+
+    def train(self, mode: bool = True) -> "ClapEncoder":
+        """Stays in eval mode: a frozen encoder's dropout and batch norm must not follow the model around it."""
+        return super().train(False)
+
+    @property
+    def config(self) -> ClapConfig:
+        return self.model.config
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, width of the joint space."""
+        return self.model.config.projection_dim
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @torch.no_grad()
+    def forward(
+        self,
+        waveforms: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embed one kind of input; offloading hooks see this call.
+
+        Args:
+            waveforms: (B, 480000) finite floats at 48 kHz; B may be 0.
+            input_features: (B, 1, 1001, 64) log-mel dB, instead of waveforms.
+            input_ids, attention_mask: (B, L) token ids and mask.
+
+        Returns:
+            (B, D) unit rows, float32.
+
+        Raises:
+            InputError: none or several kinds of input; waveforms of another length or dtype, or with NaN or infinity.
+        """
+        if sum(value is not None for value in (waveforms, input_features, input_ids)) != 1:
+            raise InputError(
+                "ClapEncoder", "got none or several kinds of input", "Pass waveforms, input_features or input_ids"
+            )
+        if input_ids is not None:
+            embeds = self.model.get_text_features(
+                input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device)
+            ).pooler_output
+        else:
+            if waveforms is not None:
+                _check_waveforms(waveforms)
+                if not len(waveforms):
+                    return torch.empty(0, self.embedding_dim, device=self.device)
+                input_features = self.front_end(waveforms.to(self.device))
+            features = input_features.to(self.device, self.dtype)
+            at_a_time = CLIPS_AT_A_TIME if self.device.type == "cpu" else max(len(features), 1)
+            embeds = torch.cat([self._embed_features(part) for part in features.split(at_a_time)])
+        return F.normalize(embeds.float(), dim=-1)
+
+    def _embed_features(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, 1, 1001, 64) → (B, D)."""
+        # A window is at most 10 s long, so a fused model always gets four equal views and no long-audio branch.
+        # The stock extractor marks a random clip of the batch as long here.
+        is_longer = torch.zeros(len(features), 1, dtype=torch.bool, device=self.device)
+        if self.fused:
+            features = features.expand(-1, 4, -1, -1)
+        return self.model.get_audio_features(input_features=features, is_longer=is_longer).pooler_output
+
+    def encode_audio(self, waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Windows of ten seconds at 48 kHz → embeddings.
+
+        Args:
+            waveforms: (B, 480000) finite floats, full scale ±1, such as `audio.split_windows` cuts and pads; B may
+                be 0.
+
+        Returns:
+            (B, D) unit rows, float32.
+
+        Raises:
+            InputError: no tensor or array, another shape or dtype, NaN or infinity.
+        """
+        return self(waveforms=dense_floats(waveforms, "waveforms"))
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
+        """Captions → (B, D) unit rows; padding is masked, so a caption's embedding does not depend on its batch.
+
+        Raises:
+            InputError: no tokenizer, a bare string, or an item that is not a string.
+        """
+        if self.tokenizer is None:
+            raise InputError("ClapEncoder", "has no tokenizer", "Load it with from_pretrained, or pass tokenizer=")
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise InputError(
+                "texts", f"is {type(texts).__name__} with items that are not strings", "Pass a list of strings"
+            )
+        parts = [torch.empty(0, self.embedding_dim, device=self.device)]
+        for first in range(0, len(texts), batch_size):
+            tokens = self.tokenizer(
+                list(texts[first : first + batch_size]),
+                padding=True,
+                truncation=True,
+                return_tensors="pt",
+                max_length=min(
+                    self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings - 2
+                ),
+            )
+            parts.append(self(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]))
+        return torch.cat(parts)
+
+    def save_pretrained(
+        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write configuration, front end, tokenizer, and the weights or a reference to them.
+
+        Args:
+            save_directory: created if absent.
+            include_base: whether the weights are copied; None copies them unless a `source` can be referenced.
+            dtype: of the stored weights, that of the model by default.
+
+        Raises:
+            InputError: ``include_base=False`` without a source.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        include_base = self.source is None if include_base is None else include_base
+        if not include_base and self.source is None:
+            raise InputError(
+                "include_base", "is False, but this CLAP comes from no repository", "Use include_base=True"
+            )
+        (folder / REFERENCE_FILE).unlink(missing_ok=True)  # a stale one would be followed instead of the weights
+        if include_base:
+            state = {
+                k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in self.model.state_dict().items()
+            }
+            self.model.save_pretrained(folder, state_dict=state)
+        else:
+            self.model.config.save_pretrained(folder)
+            (folder / REFERENCE_FILE).write_text(json.dumps(self.source, indent=2) + "\n", encoding="utf-8")
+        front = self.front_end
+        ClapFeatureExtractor(
+            feature_size=front.num_mel_bins,
+            sampling_rate=front.sampling_rate,
+            hop_length=front.hop_length,
+            fft_window_size=front.n_fft,
+            frequency_min=front.frequency_min,
+            frequency_max=front.frequency_max,
+            truncation="fusion" if front.mel_scale == "htk" else "rand_trunc",
+        ).save_pretrained(folder)
+        if self.tokenizer is not None:
+            save_tokenizer(self.tokenizer, folder)
+        drop_local_names(folder / "config.json")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: LoadPath,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: LoadPath | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> "ClapEncoder":
+        """Load any CLAP of transformers' format: a folder, a Hub id, or a folder that references one.
+
+        Of the folder of a pipeline, and of "tiny", it is the one inside.
+
+        Args:
+            dtype: of the loaded weights, float32 by default whatever the file holds.
+
+        Raises:
+            ModelFolderError, HubAccessError: see `loading`; also a front end of another sampling rate than 48 kHz,
+                and a tokenizer larger than the model's vocabulary.
+            InputError: a revision of a local folder.
+        """
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        folder, source = Path(name_or_path), None
+        if not folder.is_dir() and str(name_or_path) == DEFAULT_PIPELINE:
+            folder = default_pipeline_folder()
+        folder = component_folder(folder, "clap")
+        if folder.is_dir():
+            refuse_revision(revision, folder)
+            refuse_pickles(folder)
+            source = _read_reference(folder)
+            if source is not None:
+                folder = download_snapshot(source["id"], source.get("revision"), allow_patterns=_CONFIG_PATTERNS, **hub)
+                source = pinned_source(source["id"], source.get("revision"), folder)
+        elif folder.is_absolute() or str(name_or_path).startswith("."):
+            raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
+        else:
+            folder = download_snapshot(str(name_or_path), revision, allow_patterns=_CONFIG_PATTERNS, **hub)
+            source = pinned_source(str(name_or_path), revision, folder)
+        if not list(folder.glob("*.safetensors")):
+            raise ModelFolderError(
+                source["id"] if source else folder,
+                "holds no safetensors weights",
+                "Name a revision that does, or convert it (ClapModel.save_pretrained); pickles are not read",
+            )
+        read_json(folder / "config.json")
+        try:
+            model, info = ClapModel.from_pretrained(
+                folder,
+                dtype=dtype or torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+            )
+        except Exception as error:
+            raise ModelFolderError(
+                folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match"
+            ) from error
+        check_loading_info(folder, info)
+        check_finite(model, folder)
+        tokenizer, front_end = _tokenizer_and_front_end(folder)
+        if tokenizer is not None:
+            check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)
+        return cls(model, tokenizer, front_end, source)
+
+    @classmethod
+    def from_config(cls, folder: LoadPath, **overrides) -> "ClapEncoder":
+        """The architecture of ``folder/config.json`` with random weights; ``overrides`` change its audio config."""
+        folder = Path(folder)
+        config = ClapConfig.from_dict(read_json(folder / "config.json"))
+        for name, value in overrides.items():
+            setattr(config.audio_config, name, value)
+        tokenizer, front_end = _tokenizer_and_front_end(folder)
+        return cls(ClapModel(config), tokenizer, front_end, _read_reference(folder))
+
+
+def _check_waveforms(waveforms: torch.Tensor) -> None:
+    dense_floats(waveforms, "waveforms")
+    if waveforms.ndim != 2 or waveforms.shape[1] != WINDOW_SAMPLES:
+        raise InputError(
+            "waveforms",
+            f"has shape {tuple(waveforms.shape)}",
+            f"CLAP takes (B, {WINDOW_SAMPLES}); split_windows cuts and pads recordings to that",
+        )
+    bad = ~torch.isfinite(waveforms).all(1)
+    if bad.any():
+        raise InputError("waveforms", f"row {int(bad.nonzero()[0])} holds NaN or infinity", "Leave those rows out")
+
+
+def _read_reference(folder: Path) -> dict[str, Any] | None:
+    """{"id", "revision"} of the repository that a folder references instead of holding weights, or None."""
+    if not (folder / REFERENCE_FILE).is_file():
+        return None
+    source = read_json(folder / REFERENCE_FILE)
+    if not isinstance(source.get("id"), str) or not isinstance(source.get("revision"), str | None):
+        raise ModelFolderError(folder / REFERENCE_FILE, f"names no repository ({source})", "It needs 'id', 'revision'")
+    return source
+
+
+def _read_front_end(folder: Path) -> ClapLogMel:
+    """The log-mel of ``preprocessor_config.json``, whose values would otherwise fail, or mislead, only at first use."""
+    path = folder / "preprocessor_config.json"
+    values = read_json(path)
+    try:
+        extractor = ClapFeatureExtractor.from_dict(values)
+        for name in ("sampling_rate", "fft_window_size", "hop_length", "feature_size"):
+            value = getattr(extractor, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}")
+        for name in ("frequency_min", "frequency_max"):
+            if not isinstance(getattr(extractor, name), numbers.Real):
+                raise ValueError(f"{name} is {getattr(extractor, name)!r}")
+        if extractor.truncation not in ("fusion", "rand_trunc"):
+            raise ValueError(f"truncation is {extractor.truncation!r}")
+        front_end = ClapLogMel.from_feature_extractor(extractor)
+    except Exception as error:
+        raise ModelFolderError(path, f"describes no front end ({error})", "See ClapFeatureExtractor") from error
+    if front_end.sampling_rate != SAMPLING_RATE:
+        raise ModelFolderError(
+            path, f"says {front_end.sampling_rate} Hz", f"Recordings are read at {SAMPLING_RATE} Hz: use such a CLAP"
+        )
+    return front_end
+
+
+def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | None, ClapLogMel]:
+    front_end = _read_front_end(folder)
+    has_tokenizer = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+    return load_tokenizer(folder) if has_tokenizer else None, front_end

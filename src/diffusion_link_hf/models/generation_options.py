@@ -1,0 +1,46 @@
+"""Which options of `transformers` generation captions take, and what the others and the failing ones become."""
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+import torch
+
+from ..errors import InputError
+
+# Fields of GenerationConfig that work beside a soft prefix. The others are what the decoder decides itself (total
+# lengths, special tokens, cache), what would change the type of the result, and what starts from the token ids of a
+# prompt, which a soft prefix does not have: assisted decoding, early exit (which even leaves the model changed when it
+# fails), prompt lookup, guidance, token healing, penalties on an encoder's input, prefill in chunks.
+OPTIONS = (
+    *("min_new_tokens", "max_time", "stop_strings", "early_stopping"),
+    *("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("repetition_penalty", "length_penalty", "no_repeat_ngram_size", "exponential_decay_length_penalty"),
+    *("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "forced_eos_token_id"),
+    *("renormalize_logits", "remove_invalid_values", "watermarking_config"),
+    *("cache_implementation", "cache_config", "max_cache_len", "compile_config", "disable_compile"),
+)
+_INSTEAD = {"max_length": "max_new_tokens", "min_length": "min_new_tokens"}
+_SEE = "See transformers.GenerationConfig"
+# What wrong values raise in `generate`, beside ValueError.
+SEARCH_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def refuse_options(names: Iterable[str]) -> None:
+    """Raises InputError for names of options that are unknown or cannot be used."""
+    refused = sorted(set(names) - set(OPTIONS))
+    if refused:
+        instead = "; ".join(f"Use {_INSTEAD[name]}" for name in refused if name in _INSTEAD)
+        raise InputError(
+            "generation_kwargs",
+            f"cannot have {', '.join(refused)}",
+            instead or f"Beside a soft prefix, captions take {', '.join(OPTIONS)}",
+        )
+
+
+def raise_option_error(error: Exception, names: Iterable[str]) -> NoReturn:
+    """An error of `generate` as InputError if the options ``names`` can have caused it, otherwise as it is."""
+    names = sorted(names)
+    if isinstance(error, torch.OutOfMemoryError) or not (names or isinstance(error, ValueError)):
+        raise error
+    problem = f"cannot be used ({str(error).strip(' .')})"
+    raise InputError("generation_kwargs", f"{', '.join(names)} {problem}".strip(), _SEE) from error

@@ -1,0 +1,251 @@
+"""Pipeline folders: model_index.json with short public names, components loaded strictly, one folder each."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+
+from ..errors import InputError, ModelFolderError
+from ..loading import LoadPath, check_dtype, check_finite, read_json, refuse_pickles, resolve_folder
+
+PACKAGE = "diffusion_link_hf"
+INDEX = DiffusionPipeline.config_name  # model_index.json
+
+
+def public_name(component: Any) -> list[str | None]:
+    """[library, class] as model_index.json records it.
+
+    The library is the top-level package where that exports the class, so that a module may move without breaking saved
+    folders; otherwise the class's own module.
+    """
+    if component is None:
+        return [None, None]
+    module, name = type(component).__module__, type(component).__name__
+    package = module.split(".")[0]
+    exported = getattr(sys.modules.get(package), name, None) is type(component)
+    return [package if exported else module, name]
+
+
+def _cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """A copy in ``dtype``, by torch's own ``to``: that of `ModelMixin` warns of an empty list of exceptions."""
+    return torch.nn.Module.to(copy.deepcopy(model), dtype)
+
+
+class FolderPipeline(DiffusionPipeline):
+    """A `DiffusionPipeline` that saves and loads our components by their public names, completely or not at all.
+
+    diffusers records third-party components by full module path, refuses them from the Hub and loses PEFT models.
+    """
+
+    # Components whose own from_pretrained takes Hub options besides the folder.
+    _hub_components: ClassVar[tuple[str, ...]] = ()
+    # Other pipelines whose folders hold all that this one needs.
+    _also_reads: ClassVar[tuple[str, ...]] = ()
+
+    def register_modules(self, **components) -> None:
+        super().register_modules(**components)
+        self.register_to_config(**{name: tuple(public_name(component)) for name, component in components.items()})
+
+    @classmethod
+    def _component_names(cls) -> list[str]:
+        required, optional = cls._get_signature_keys(cls)
+        return [name for name in required if name != "self"] + [
+            name for name in optional if name in cls._optional_components
+        ]
+
+    @classmethod
+    def download(cls, pretrained_model_name_or_path: LoadPath, **kwargs) -> str:
+        """Fetch a pipeline's repository and return its local folder."""
+        known = {key: kwargs.get(key) for key in ("revision", "token", "cache_dir") if kwargs.get(key) is not None}
+        return str(
+            resolve_folder(
+                pretrained_model_name_or_path, local_files_only=kwargs.get("local_files_only", False), **known
+            )
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: LoadPath | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: LoadPath | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | None = None,
+        **components,
+    ):
+        """Load a pipeline from a folder or from the Hub.
+
+        Args:
+            pretrained_model_name_or_path: a folder, a Hub id, or "tiny", the embedded default (also when left out).
+            revision, token, cache_dir, local_files_only: as everywhere on the Hub; token, cache and mode also reach
+                base models that the folder references by id and revision.
+            dtype: of the loaded weights; float32 by default, whatever the files hold.
+            components: ready-made ones to use instead of the folder's, by name; ``link=None`` leaves the link out.
+
+        Raises:
+            ModelFolderError: no such folder; model_index.json or a component missing or damaged; weights missing,
+                additional, misshapen, not finite or pickled; components whose widths do not fit each other.
+            HubAccessError: a repository, revision or base model that cannot be had.
+            InputError: an unknown keyword, one of a wrong type, or a revision of a local folder.
+        """
+        check_dtype(dtype)
+        names = cls._component_names()
+        cls._check_given(components, "from_pretrained", "; or dtype= and Hub options")
+        folder = resolve_folder(
+            pretrained_model_name_or_path,
+            revision,
+            token,
+            cache_dir,
+            local_files_only,
+            [INDEX, *(f"{name}/*" for name in names)] if cls._also_reads else None,
+        )
+        index = read_json(folder / INDEX)
+        if index.get("_class_name") not in (cls.__name__, *cls._also_reads):
+            raise ModelFolderError(
+                folder / INDEX, f"describes a {index.get('_class_name')!r}", f"{cls.__name__} cannot read it"
+            )
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        loaded = {
+            name: components[name]
+            if name in components
+            else cls._load_component(folder, name, index.get(name), dtype, hub)
+            for name in names
+        }
+        pipeline = cls(**loaded)
+        pipeline.check_components(folder)
+        return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **components):
+        """A pipeline of this class over the components of another, which it shares: nothing is copied or cast.
+
+        Args:
+            pipeline: any pipeline that has the components, by name.
+            components: others to use instead, by name.
+
+        Raises:
+            InputError: an unknown component, one that is missing (a link that is None, say), or one of a wrong type.
+            ModelFolderError: components whose widths do not fit each other.
+        """
+        cls._check_given(components, "from_pipe")
+        own = {name: getattr(pipeline, name, None) for name in cls._component_names()}
+        cls._check_given(own | components, "from_pipe")
+        shared = cls(**(own | components))
+        shared.check_components("from_pipe")
+        return shared
+
+    @classmethod
+    def _check_given(cls, components: dict[str, Any], caller: str, others: str = "") -> None:
+        """Raises InputError for unknown names and wrong types."""
+        names, types = cls._component_names(), get_type_hints(cls.__init__)
+        unknown = sorted(set(components) - set(names))
+        if unknown:
+            raise InputError(caller, f"got {', '.join(unknown)}", f"Components are {', '.join(names)}{others}")
+        for name, component in components.items():
+            if not isinstance(component, types[name]) and not (component is None and name in cls._optional_components):
+                expected = " or ".join(kind.__name__ for kind in get_args(types[name]) or (types[name],))
+                raise InputError(name, f"is a {type(component).__name__}", f"Pass a {expected}")
+
+    @classmethod
+    def _load_component(cls, folder: Path, name: str, entry: Any, dtype: torch.dtype | None, hub: dict[str, Any]):
+        if entry is None:
+            raise ModelFolderError(
+                folder / INDEX, f"has no entry for {name}", "The file is incomplete: save or download it again"
+            )
+        if entry == [None, None]:
+            if name in cls._optional_components:
+                return None
+            raise ModelFolderError(folder / INDEX, f"has {name} = null", f"Pass {name}= or use a complete folder")
+        component_class = cls._component_class(folder, name, entry)
+        if not (folder / name).is_dir():
+            raise ModelFolderError(
+                folder / name, "is missing, though model_index.json names it", "Save or download the folder again"
+            )
+        refuse_pickles(folder / name)
+        if name in cls._hub_components:
+            return component_class.from_pretrained(folder / name, dtype=dtype, **hub)
+        if issubclass(component_class, ModelMixin):
+            return component_class.from_pretrained(folder / name, dtype=dtype).eval()
+        try:
+            return component_class.from_pretrained(folder / name)
+        except Exception as error:
+            raise ModelFolderError(
+                folder / name, f"cannot be loaded ({error})", "Save or download the folder again"
+            ) from error
+
+    @classmethod
+    def _component_class(cls, folder: Path, name: str, entry: Any) -> type:
+        if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
+            raise ModelFolderError(folder / INDEX, f"has {name} = {entry!r}", "An entry is [library, class]")
+        library, class_name = entry
+        # Only what the user already imported may be used: loading a folder must never decide what code runs.
+        module = {"diffusers": diffusers, PACKAGE: sys.modules[PACKAGE]}.get(library) or sys.modules.get(library)
+        found = getattr(module, class_name, None) if module else None
+        if not isinstance(found, type) or not hasattr(found, "from_pretrained"):
+            raise ModelFolderError(
+                folder / INDEX,
+                f"wants {library}.{class_name} for {name}, which is not there",
+                f"Import {library} first, or pass {name}=",
+            )
+        if not issubclass(found, get_type_hints(cls.__init__)[name]):
+            raise ModelFolderError(
+                folder / INDEX, f"has {class_name} for {name}", f"{cls.__name__} cannot use that class"
+            )
+        return found
+
+    def check_components(self, item: object) -> None:
+        """Raises ModelFolderError naming ``item`` if the components' widths do not fit each other."""
+
+    def save_pretrained(
+        self,
+        save_directory: LoadPath,
+        safe_serialization: bool = True,
+        dtype: torch.dtype | None = None,
+        include_base: bool | None = None,
+        **kwargs,
+    ) -> None:
+        """Write the pipeline as a folder of safetensors and JSON.
+
+        Args:
+            save_directory: created if absent.
+            dtype: of the stored weights, such as torch.float16; that of the models by default.
+            include_base: whether base models that came from the Hub are copied rather than referenced.
+
+        Raises:
+            InputError: ``safe_serialization=False``, since pickles are not written; an option of diffusers that has no
+                meaning here, such as ``variant``; or a file where the folder should be.
+            ModelFolderError: weights that are not finite.
+        """
+        if not safe_serialization:
+            raise InputError("safe_serialization", "is False", "Only safetensors are written")
+        unknown = sorted(name for name, value in kwargs.items() if value not in (None, False))
+        if unknown:
+            raise InputError("save_pretrained", f"got {', '.join(unknown)}", "It takes dtype and include_base")
+        check_dtype(dtype)
+        folder = Path(save_directory)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(folder, "is a file", "Name a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        index = {"_class_name": type(self).__name__, "_diffusers_version": diffusers.__version__}
+        for name in self._component_names():
+            component = getattr(self, name)
+            index[name] = public_name(component)
+            if component is None:
+                continue
+            if isinstance(component, torch.nn.Module):
+                check_finite(component, name)
+            if name in self._hub_components:
+                component.save_pretrained(folder / name, include_base=include_base, dtype=dtype)
+            elif isinstance(component, ModelMixin):
+                (_cast(component, dtype) if dtype else component).save_pretrained(folder / name)
+            else:
+                component.save_pretrained(folder / name)
+        # Last, so that a folder whose writing was interrupted is not taken for a whole one.
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

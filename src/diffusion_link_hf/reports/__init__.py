@@ -1,0 +1,1 @@
+"""Reports: what experiments write and draw."""

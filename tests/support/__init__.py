@@ -1,0 +1,1 @@
+"""What tests share: tiny random models, data, runs, and a server that speaks the Hub's API."""
