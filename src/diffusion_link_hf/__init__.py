@@ -31,6 +31,7 @@ _EXPORTS = {
     "PrefixProjector": "models.prefix_projector",
     "ClapEncoder": "models.clap",
     "CaptionDecoder": "models.decoder",
+    "BaseReference": "loading",
     "ClapLogMel": "models.log_mel",
     "AudioWindow": "audio",
     "find_audio_files": "audio",

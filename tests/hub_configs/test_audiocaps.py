@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder
+from diffusion_link_hf.loading import BaseReference
 from diffusion_link_hf.models.decoder import CaptionDecoder
 from diffusion_link_hf.training.bridge import METHODS
 from diffusion_link_hf.training.recipes import load_recipe
@@ -31,7 +32,7 @@ def test_full_size_on_the_meta_device(case):
     lora = 32 * 2 * 2 * 16 * 4096  # layers × (q, v) × (A, B) × rank × width
     assert count(decoder, trainable=True) == lora == 8_388_608
     assert count(decoder) - lora == 6_738_415_616  # LLaMA-2 7B
-    assert decoder.source == {"id": "meta-llama/Llama-2-7b-hf", "revision": "main"}
+    assert decoder.source == BaseReference("meta-llama/Llama-2-7b-hf", "main")
 
 
 def test_reduced_size_runs(case):

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from diffusion_link_hf import AudioCaptionPipeline, EmbeddingCache
+from diffusion_link_hf import AudioCaptionPipeline, EmbeddingCache, loading
 from diffusion_link_hf.bridges.centering import MeanCentering
 from diffusion_link_hf.bridges.sampling import make_scheduler
 from diffusion_link_hf.errors import DataError, DiffusionLinkError, ModelFolderError, RecipeError
+from diffusion_link_hf.loading import BaseReference
 from diffusion_link_hf.training import decoder as decoder_stage
-from diffusion_link_hf.training import parts
 from diffusion_link_hf.training.bridge import METHODS, train_bridge
 from diffusion_link_hf.training.decoder import embeds_of, train_decoder
 from diffusion_link_hf.training.parts import build_parts, load_link, locate_base
@@ -97,7 +97,7 @@ def test_another_clap_is_noticed_before_the_first_step(room, tmp_path):
 
 def test_a_base_from_the_hub_that_is_trained_whole_must_be_included(room, tmp_path, monkeypatch):
     """What would be saved as a mere reference would be lost."""
-    monkeypatch.setattr("diffusion_link_hf.training.parts.resolve_folder", lambda *_, **__: room / "base")
+    monkeypatch.setattr("diffusion_link_hf.loading.download_snapshot", lambda *_, **__: room / "base")
     cache = EmbeddingCache.load(room / "cache")
     for include_base in (None, False):
         with pytest.raises(RecipeError, match="include_base"):
@@ -123,16 +123,12 @@ def test_the_base_of_a_pipeline(room, tmp_path):
 
 def test_the_base_that_a_decoder_references(tmp_path, monkeypatch):
     decoder = make_decoder()
-    decoder.source = {"id": "owner/model", "revision": "abc"}
+    decoder.source = BaseReference("owner/model", "abc")
     decoder.save_pretrained(tmp_path / "decoder")
-    resolve = parts.resolve_folder
-
-    def fetch(name, revision=None, **options):
-        return tmp_path if (name, revision) == ("owner/model", "abc") else resolve(name, revision, **options)
-
-    monkeypatch.setattr(parts, "resolve_folder", fetch)
+    snapshots = {("owner/model", "abc"): tmp_path}
+    monkeypatch.setattr(loading, "download_snapshot", lambda name, revision, **_: snapshots[name, revision])
     found = locate_base(str(tmp_path / "decoder"), None)
-    assert (found.weights, found.tokenizer, found.source["id"]) == (tmp_path, tmp_path, "owner/model")
+    assert (found.weights, found.tokenizer, found.source.id) == (tmp_path, tmp_path, "owner/model")
 
 
 def test_links_that_do_not_fit(room, tmp_path):

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 
 from diffusion_link_hf import DiffusionLinkModel
-from diffusion_link_hf.errors import DiffusionLinkError, RecipeError
+from diffusion_link_hf.errors import DataError, DiffusionLinkError, RecipeError
 from diffusion_link_hf.training.decoder import train_decoder
 from diffusion_link_hf.training.link import train_link
 from diffusion_link_hf.training.preparation import check_fields, construct
@@ -36,7 +36,7 @@ def test_the_machine_is_asked_first(tmp_path, monkeypatch, train, changes, words
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(RecipeError, match="cannot be written"):
+        with pytest.raises(DataError, match="cannot be written"):
             train_link(link_arguments(tmp_path / "no", output))
 
 

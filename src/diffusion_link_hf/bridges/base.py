@@ -13,12 +13,10 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch.nn import functional as F
 
 from ..errors import DataError, InputError, ModelFolderError
-from ..loading import LoadPath, StrictModel, read_json, resolve_folder
+from ..loading import PACKAGE, LoadPath, StrictModel, read_json, resolve_folder
 from ..tensors import check_embeddings, rescale_rows
 from .sampling import add_noise as noised
 from .sampling import check_noise, check_options, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
-
-PACKAGE = __name__.split(".")[0]
 
 Modality = Literal["audio", "text"]
 MODALITIES = ("audio", "text")

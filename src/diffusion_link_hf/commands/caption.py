@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..audio import find_audio_files, load_audio
 from ..collector import collector_paused
-from ..errors import AudioError, InputError
+from ..errors import AudioError
 from .options import positive
 from .quiet import quiet_libraries
 
@@ -91,17 +91,13 @@ def _load_pipeline(args: argparse.Namespace):
         import torch
 
         from ..pipelines.audio_caption import AudioCaptionPipeline
+        from ..tensors import check_device
 
     pipeline = AudioCaptionPipeline.from_pretrained(
         args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
     )
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
-    try:
-        return pipeline.to(args.device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(
-            "--device", f"{args.device!r} cannot be used ({error})", "Use cpu, or a device that torch sees"
-        ) from error
+    return pipeline.to(check_device(args.device, "--device"))
 
 
 def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:

@@ -7,7 +7,6 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..errors import DataError, InputError
 from ..files import make_writable
 from .options import not_negative, positive
 from .quiet import quiet_libraries
@@ -89,8 +88,9 @@ def embed(args: argparse.Namespace, state) -> dict | None:
     from ..data.captioned_audio import open_data
     from ..embeddings.embedding import EmbeddingOptions, embed_data
     from ..models.clap import ClapEncoder
+    from ..tensors import check_device
 
-    device = usable_device(args.device or state.device)
+    device = check_device(args.device or state.device, "--device")
     options = EmbeddingOptions(
         batch_size=args.batch_size,
         shard_size=args.shard_size,
@@ -99,7 +99,7 @@ def embed(args: argparse.Namespace, state) -> dict | None:
         process_index=state.process_index,
         num_processes=state.num_processes,
     )
-    prepare_folder(Path(args.output))
+    make_writable(Path(args.output))
     progress = not args.quiet and state.is_local_main_process
     with quiet_libraries() if args.quiet else nullcontext():
         data = open_data(args.data, split=args.split, audio=args.audio, revision=args.revision, limit=args.limit)
@@ -116,33 +116,3 @@ def report(manifest: dict | None, output: str) -> int:
     counts = {name: manifest[name] for name in ("recordings", "captions")}
     print(json.dumps({"cache": output, **counts, "left_out": len(manifest["failures"])}))
     return 1 if manifest["failures"] else 0
-
-
-def usable_device(device):
-    """The `torch.device`, once it is known to be there.
-
-    Raises:
-        InputError: this machine lacks it.
-    """
-    import torch
-
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's refusals differ by the device
-        raise InputError(
-            "--device",
-            f"{device!s} cannot be used ({str(error).splitlines()[0]})",
-            "Use cpu, or a device that torch sees",
-        ) from error
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the cache's folder.
-
-    Raises:
-        DataError: it cannot be made, or nothing can be written there.
-    """
-    try:
-        make_writable(folder)
-    except OSError as error:
-        raise DataError(folder, f"cannot be written ({error.strerror})", "Name another --output") from error

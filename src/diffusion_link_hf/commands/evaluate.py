@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     from ..analysis.event_words import EventWords
     from ..embeddings.pairs import EmbeddingPairs
     from ..experiments.caption_runs import CaptionRuns, plan_runs
-    from ..training.preparation import prepare_output
+    from ..files import make_writable
 
     check_methods(args.methods)
     metrics, missing = chosen_metrics(args.metrics)
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     planned = plan_runs(args.methods, args.modes, args.seeds)
     folder = Path(args.output) / "runs"
     with scratch(folder / "work") as work:
-        prepare_output(work)
+        make_writable(work)
         recipe, base, about = captioning_recipe(args, fields)
         check_runs(recipe, planned, train, work)
         rehearse_scoring(held_out.references, metrics)

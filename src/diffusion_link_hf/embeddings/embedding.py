@@ -117,7 +117,9 @@ def embed_data(
         missing.remove(shard)
     for shard in missing:  # there was no recording in them
         write_shard(folder, shard, embed_shard([], clap, options.batch_size), identity)
-    return _finish(folder, count, identity, {**identity, "clap_source": clap.source}, data.name)
+    return _finish(
+        folder, count, identity, {**identity, "clap_source": clap.source and clap.source.as_json()}, data.name
+    )
 
 
 def cache_identity(data: "CaptionedAudioData", clap: ClapEncoder, options: EmbeddingOptions, shards: int) -> Identity:

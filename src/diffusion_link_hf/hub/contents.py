@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, ModelFolderError
-from ..loading import PICKLE_SUFFIXES, LoadPath, read_json
+from ..loading import INDEX, BaseReference, LoadPath, read_json, refuse_pickles
 
-INDEX = "model_index.json"
 METRICS = "metrics.json"
 CARD = "README.md"
 PIPELINES = ("AudioCaptionPipeline", "DiffusionLinkPipeline")
@@ -85,14 +84,14 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
         elif path.name in TRAINING_ONLY:
             left_out.append(f"{path.name}/")
         elif path.is_dir() or path.name.startswith("."):
-            _refuse_pickles_in(path)
+            refuse_pickles(path)
             left_out.append(path.name + "/" * path.is_dir())
         elif path.suffix in (".yaml", ".yml"):
             recipe_files.append(path)
         elif path.name == METRICS or path.name.startswith(_LEGAL):
             files[path.name] = path
         elif path.name not in (INDEX, CARD):
-            _refuse_pickles_in(path)
+            refuse_pickles(path)
             left_out.append(path.name)
     read = _read_recipes(recipe_files)
     files |= {f"{RECIPES}/{stage}.yaml": path for stage, (path, _) in read.items()}
@@ -135,20 +134,12 @@ def _component_files(folder: Path, component: Path, left_out: list[str]) -> dict
             if path.name == "checkpoints" or re.fullmatch(r"(step|checkpoint)-\d+", path.name):
                 raise ModelFolderError(path, "is a folder of checkpoints", "Move it out of the component")
             continue
-        _refuse_pickles_in(path)
+        refuse_pickles(path)
         if path.suffix in _COMPONENT_SUFFIXES and not path.name.startswith("."):
             files[name] = path
         else:
             left_out.append(name)
     return files
-
-
-def _refuse_pickles_in(path: Path) -> None:
-    for file in (path, *sorted(path.rglob("*"))):
-        if file.suffix.lower() in PICKLE_SUFFIXES:
-            raise ModelFolderError(
-                file, "is a pickle, which can run code when it is read", "Remove it and use safetensors"
-            )
 
 
 def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -196,22 +187,15 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def plain_fields(recipe: dict[str, Any]) -> dict[str, Any]:
+def recipe_fields(recipe: dict[str, Any]) -> dict[str, Any]:
     """The plain values of a recipe by their dotted names, as ``field=value`` on the command line takes them."""
     return {name: value for name, value in _leaves(recipe) if not isinstance(value, dict)}
 
 
 def base_models(folder: Path) -> dict[str, str | None]:
     """Hub id → revision of the base models that the components of a folder reference."""
-    found = {}
-    clap, decoder = folder / "clap" / "reference.json", folder / "decoder" / "decoder_config.json"
-    if clap.is_file():
-        found[read_json(clap).get("id")] = read_json(clap).get("revision")
-    if decoder.is_file():
-        base = read_json(decoder).get("base") or {}
-        if "id" in base:
-            found[base["id"]] = base.get("revision")
-    return found
+    references = (BaseReference.read(folder / name) for name in COMPONENTS)
+    return {reference.id: reference.revision for reference in references if reference}
 
 
 def parameter_count(path: Path) -> int:

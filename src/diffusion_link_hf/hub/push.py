@@ -1,17 +1,16 @@
 """Publishes a pipeline folder: what is uploaded, checked and in one commit, and a Space that shows it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import HubAccessError, InputError
-from ..loading import LoadPath, refusal
+from ..loading import LoadPath, hub_errors
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .card import PipelineCard
@@ -19,7 +18,9 @@ from .contents import CARD, COMPONENTS, METRICS, RECIPES, Contents, collect
 from .space import space_files
 
 _CLASSES = {kind.__name__: kind for kind in (AudioCaptionPipeline, DiffusionLinkPipeline)}
-_AGAIN = "Nothing was changed unless the commit was the last thing that went out; pushing again is safe"
+# Of `hub_errors`: problem and remedy where the repository cannot be made or found, and where the connection failed.
+_MISSING = ("cannot be written", "Log in (hf auth login) or pass --token, with the right to write to its owner")
+_FAILED = ("cannot be pushed", "The commit may or may not have arrived. It is safe to push again")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def send(
             either the whole commit or nothing of it.
     """
     api = HfApi(token=token)
-    with _typed_errors(upload.repo_id):
+    with hub_errors(upload.repo_id, _MISSING, _FAILED):
         sdk = {"space_sdk": "gradio"} if upload.kind == "space" else {}
         api.create_repo(upload.repo_id, repo_type=upload.kind, private=private or None, exist_ok=True, **sdk)
         if private and not api.repo_info(upload.repo_id, repo_type=upload.kind).private:
@@ -161,30 +162,3 @@ def _check_id(repo_id: str) -> None:
         raise InputError("repo_id", f"is {repo_id!r} ({error})", "Write owner/name") from error
     if "/" not in repo_id:
         raise InputError("repo_id", f"is {repo_id!r}, without an owner", "Write owner/name")
-
-
-@contextmanager
-def _typed_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except HubAccessError:
-        raise
-    except RevisionNotFoundError as error:
-        raise HubAccessError(where, "has no such revision", "Name a branch") from error
-    except RepositoryNotFoundError as error:
-        raise HubAccessError(
-            where, "cannot be written", "Log in (hf auth login) or pass --token, with the right to write to its owner"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status == 412:
-            raise HubAccessError(where, "was changed by somebody else during the push", "Push again") from error
-        raise refusal(where, error) from error
-    except Exception as error:  # uploads fail with the errors of several layers below the client
-        raise HubAccessError(where, f"cannot be pushed ({_chain(error)})", _AGAIN) from error
-
-
-def _chain(error: BaseException) -> str:
-    """The messages of an error and of its cause, which is what went wrong."""
-    cause = error.__cause__
-    return f"{error}: {cause}" if cause else str(error) or type(error).__name__

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import ClapConfig, ClapModel
 
-from ..errors import InputError, ModelFolderError
+from ..errors import InputError, ModelFolderError, listed
 from ..loading import LoadPath, check_vocabulary, download_snapshot, load_tokenizer
 from .clap import ClapEncoder
 
@@ -165,7 +165,7 @@ def convert_state(state: dict[str, torch.Tensor], item: object) -> tuple[ClapMod
             unknown.append(name)
     remedy = "Only HTSAT with RoBERTa is known, fused by aff_2d or not"
     if unknown:
-        raise ModelFolderError(item, f"has tensors that no part of ClapModel takes: {_some(unknown)}", remedy)
+        raise ModelFolderError(item, f"has tensors that no part of ClapModel takes: {listed(unknown)}", remedy)
     try:
         config = infer_config(state)
     except (KeyError, IndexError, ValueError, StopIteration, ZeroDivisionError) as error:
@@ -181,7 +181,7 @@ def convert_state(state: dict[str, torch.Tensor], item: object) -> tuple[ClapMod
         (shapes, "has other shapes for"),
     ):
         if names:
-            raise ModelFolderError(item, f"{problem} {_some(names)}", remedy)
+            raise ModelFolderError(item, f"{problem} {listed(names)}", remedy)
     model.load_state_dict({name: value for name, value in converted.items() if name in own}, strict=False)
     audio = config.audio_config
     size = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}.get(audio.patch_embeds_hidden_size, "HTSAT")
@@ -252,7 +252,3 @@ def _tokenizer(name: LoadPath, token, cache_dir, local_files_only):
         patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
         folder = download_snapshot(str(name), None, token, cache_dir, local_files_only, patterns)
     return load_tokenizer(folder, "Name a folder or Hub id of RoBERTa's tokenizer")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -21,12 +21,12 @@ from ..audio import (
 from ..bridges.base import BridgeModel, Modality, check_modality, check_noise_is_used
 from ..bridges.sampling import check_options, check_scheduler, make_scheduler
 from ..errors import AudioError, InputError, ModelFolderError
-from ..loading import LoadPath, read_json, resolve_folder
+from ..loading import INDEX, LoadPath, read_json, resolve_folder
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from ..tensors import check_embeddings, dense_floats, rescale_rows
-from .base import INDEX, FolderPipeline
+from .base import FolderPipeline
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 
 logger = logging.get_logger(__name__)

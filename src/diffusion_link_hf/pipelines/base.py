@@ -11,10 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from ..errors import InputError, ModelFolderError
-from ..loading import LoadPath, check_dtype, check_finite, read_json, refuse_pickles, resolve_folder
-
-PACKAGE = "diffusion_link_hf"
-INDEX = DiffusionPipeline.config_name  # model_index.json
+from ..loading import INDEX, PACKAGE, LoadPath, check_dtype, check_finite, read_json, refuse_pickles, resolve_folder
 
 
 def public_name(component: Any) -> list[str | None]:
@@ -29,11 +26,6 @@ def public_name(component: Any) -> list[str | None]:
     package = module.split(".")[0]
     exported = getattr(sys.modules.get(package), name, None) is type(component)
     return [package if exported else module, name]
-
-
-def _cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy in ``dtype``, by torch's own ``to``: that of `ModelMixin` warns of an empty list of exceptions."""
-    return torch.nn.Module.to(copy.deepcopy(model), dtype)
 
 
 class FolderPipeline(DiffusionPipeline):
@@ -244,7 +236,9 @@ class FolderPipeline(DiffusionPipeline):
             if name in self._hub_components:
                 component.save_pretrained(folder / name, include_base=include_base, dtype=dtype)
             elif isinstance(component, ModelMixin):
-                (_cast(component, dtype) if dtype else component).save_pretrained(folder / name)
+                # torch's own `to`, on a copy: that of `ModelMixin` warns of an empty list of exceptions.
+                cast = torch.nn.Module.to(copy.deepcopy(component), dtype) if dtype else component
+                cast.save_pretrained(folder / name)
             else:
                 component.save_pretrained(folder / name)
         # Last, so that a folder whose writing was interrupted is not taken for a whole one.

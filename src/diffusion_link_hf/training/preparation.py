@@ -23,8 +23,9 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     """The `Accelerator` of a stage, once its tracker, its precision and its output folder are known to work.
 
     Raises:
-        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, ``output`` cannot be written,
-            or processes on CPUs were launched with FSDP.
+        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, or processes on CPUs
+            were launched with FSDP.
+        DataError: ``output`` cannot be written.
     """
     tracker = available_tracker(args)
     # Said in so many words: Accelerate takes processes that were started side by side on a machine without accelerator
@@ -32,7 +33,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     state = PartialState(cpu=not torch.accelerator.is_available())
     if args.mixed_precision == "fp16" and state.device.type == "cpu":
         raise RecipeError("mixed_precision", "is fp16, which a CPU cannot train in", "Use no or bf16, or a GPU")
-    prepare_output(Path(args.output))
+    make_writable(Path(args.output))
     accelerator = Accelerator(
         cpu=state.device.type == "cpu",
         mixed_precision=args.mixed_precision,
@@ -50,18 +51,6 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
             "Use hub_configs/accelerate/ddp_cpu.yaml",
         )
     return accelerator
-
-
-def prepare_output(folder: Path) -> None:
-    """Make the folder of results.
-
-    Raises:
-        RecipeError: it cannot be made, or nothing can be written there.
-    """
-    try:
-        make_writable(folder)
-    except OSError as error:
-        raise RecipeError("output", f"{folder} cannot be written ({error})", "Name another folder") from error
 
 
 def check_fields(name: str, given: Collection[str], known: Collection[str]) -> None:
