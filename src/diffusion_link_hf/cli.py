@@ -1,4 +1,4 @@
-"""The command line: ``diffusion-link <command>``; each command is a file in ``commands/``."""
+"""The command line: ``diffusion-link <command>``, or ``python -m diffusion_link_hf <command>``."""
 
 import argparse
 import atexit

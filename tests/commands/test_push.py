@@ -83,7 +83,7 @@ def test_names(model, name):
 def test_a_link_alone_has_no_space(tmp_path):
     pipe = make_pipeline()
     DiffusionLinkPipeline(pipe.link, pipe.scheduler).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="--space"):
+    with pytest.raises(InputError, match="space: was asked for a link alone"):
         run(push, tmp_path, "--repo-id", "me/model", "--dry-run", "--space")
 
 

@@ -119,7 +119,7 @@ class PipelineCard:
         """The card of a folder: its README.md is the fixed part by hand, and what was generated before is dropped.
 
         Args:
-            by_hand: other given fields; None or empty takes what the README's front matter says.
+            by_hand: other given fields; None or empty takes what the README's front matter says, or else the folder.
 
         Raises:
             ModelFolderError: a README whose front matter cannot be read.
@@ -128,7 +128,7 @@ class PipelineCard:
         datasets = metadata.get("datasets") or []
         from_readme = {
             "license": metadata.get("license"),
-            "datasets": [datasets] if isinstance(datasets, str) else datasets,
+            "datasets": ([datasets] if isinstance(datasets, str) else datasets) or list(contents.datasets),
         }
         values = from_readme | {name: value for name, value in by_hand.items() if value}
         return cls(

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ..embeddings.shards import MANIFEST, read_manifest
 from ..errors import InputError, ModelFolderError
 from ..loading import INDEX, BaseReference, LoadPath, read_json, refuse_pickles
 
@@ -38,6 +39,7 @@ class Contents:
         files: path in the repository → local file; the card is not among them.
         recipes: stage → recipe.
         metrics: metrics.json, empty where there is none.
+        datasets: Hub ids of the data that the recipes' embedding caches were made of.
         left_out: names in the folder that are not published.
     """
 
@@ -47,6 +49,7 @@ class Contents:
     recipes: dict[str, dict[str, Any]]
     metrics: dict[str, Any]
     left_out: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
 
     @property
     def components(self) -> list[str]:
@@ -58,7 +61,8 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
 
     Args:
         folder: what training or `save_pretrained` wrote.
-        recipes: YAML files of other stages, such as the link's, besides those in the folder.
+        recipes: YAML files of other stages, besides those in the folder; each replaces what is found for its stage
+            beside the link that a recipe in the folder names.
 
     Raises:
         ModelFolderError: no pipeline folder, a training checkpoint, a pickle, checkpoints inside a component, a local
@@ -85,7 +89,7 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
             left_out.append(f"{path.name}/")
         elif path.is_dir() or path.name.startswith("."):
             refuse_pickles(path)
-            left_out.append(path.name + "/" * path.is_dir())
+            left_out.append(f"{path.name}/" if path.is_dir() else path.name)
         elif path.suffix in (".yaml", ".yml"):
             recipe_files.append(path)
         elif path.name == METRICS or path.name.startswith(_LEGAL):
@@ -94,12 +98,13 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
             refuse_pickles(path)
             left_out.append(path.name)
     read = _read_recipes(recipe_files)
+    read = _recipes_of_links(read) | read
     files |= {f"{RECIPES}/{stage}.yaml": path for stage, (path, _) in read.items()}
     for name, path in files.items():
         _check_text(name, path)
     metrics = read_json(folder / METRICS) if METRICS in files else {}
     stages = {stage: recipe for stage, (_, recipe) in read.items()}
-    return Contents(folder, index, files, stages, metrics, tuple(left_out))
+    return Contents(folder, index, files, stages, metrics, tuple(left_out), _embedded_datasets(stages))
 
 
 def refuse_local_paths(item: object, text: str) -> None:
@@ -156,6 +161,25 @@ def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]
             raise InputError(path, f"is a second recipe of the {stage} stage beside {found[stage][0]}", "Name one")
         found[stage] = path, recipe
     return found
+
+
+def _recipes_of_links(read: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The recipes beside the links that recipes name, as training wrote them: ``output/link`` and its recipe.yaml."""
+    links = [recipe.get("link") for _, recipe in read.values()]
+    beside = [Path(link).parent / "recipe.yaml" for link in links if isinstance(link, str)]
+    return _read_recipes([path for path in dict.fromkeys(beside) if path.is_file()])
+
+
+def _embedded_datasets(recipes: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Hub ids of the data in the manifests of the recipes' caches; a folder's name tells nobody else what it held."""
+    found = []
+    for recipe in recipes.values():
+        cache = recipe.get("cache")
+        if isinstance(cache, str) and (Path(cache) / MANIFEST).is_file():
+            name, at, _ = str(read_manifest(Path(cache)).get("data")).partition("@")
+            if at and "/" in name:
+                found.append(name)
+    return tuple(dict.fromkeys(found))
 
 
 def _check_text(name: str, path: Path) -> None:

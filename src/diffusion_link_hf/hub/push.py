@@ -47,6 +47,94 @@ class Upload:
         }
 
 
+@dataclass(frozen=True)
+class Push:
+    """What `push` did, or with ``dry_run`` would do.
+
+    Attributes:
+        uploads: the pipeline's, and the Space's where there is one.
+        urls: address of each commit; empty after a dry run.
+        not_checked: after a dry run, why it could not be seen without a network whether the pipeline loads; or None.
+    """
+
+    uploads: tuple[Upload, ...]
+    urls: tuple[str, ...] = ()
+    not_checked: str | None = None
+
+
+def push(
+    folder: LoadPath,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    message: str = "Upload with diffusion-link",
+    space: str | bool = False,
+    recipes: Sequence[LoadPath] = (),
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    hardware: str | None = None,
+    co2_grams: float | None = None,
+    dry_run: bool = False,
+) -> Push:
+    """Publish a pipeline folder on the Hub in one commit: its components, recipes, metrics.json and a model card.
+
+    The folder's README.md, if there is one, is the fixed part of the card. Recipes and data sets that the training
+    recorded are found: recipe.yaml in the folder, that of the bridge which it names as its link, and the Hub ids of
+    the data in the manifests of their embedding caches.
+
+    Args:
+        folder: what training or `save_pretrained` wrote; nothing in it is changed.
+        repo_id: ``owner/name``, created where it is missing.
+        private: create the repository as private; one that exists and is public is refused.
+        revision: a branch, created where it is missing; the default branch if None.
+        token: with the right to write, by default the one that is logged in.
+        message: of the commit.
+        space: also push a Gradio app that captions with the pipeline: its ``owner/name``, or True for the repository's
+            name and ``-demo``.
+        recipes: files of other stages; each replaces the one that is found for its stage.
+        license: identifier of the Hub, such as "apache-2.0".
+        datasets: Hub ids or names of the training data, instead of those that are found.
+        hardware: what it was trained on, in words.
+        co2_grams: emissions of the training, in grams of CO2 equivalent.
+        dry_run: check everything and send nothing; no network is used.
+
+    Raises:
+        ModelFolderError: no pipeline folder; checkpoints, pickles, local paths, NaN or infinity in it; or a pipeline
+            that does not load, strictly.
+        InputError: an id of another form, metadata that the Hub would refuse, or a Space for a link alone.
+        HubAccessError: the Hub, or a base model, cannot be reached, or refuses.
+
+    Example:
+        >>> from diffusion_link_hf import push
+        >>> from diffusion_link_hf.loading import default_pipeline_folder
+        >>> planned = push(default_pipeline_folder(), "me/tiny", license="apache-2.0", dry_run=True)
+        >>> sorted(planned.uploads[0].files)[0], planned.urls, planned.not_checked
+        ('ATTRIBUTION.txt', (), None)
+    """
+    about = {"license": license, "datasets": datasets, "hardware": hardware, "co2_grams": co2_grams}
+    contents, upload = prepare_upload(folder, repo_id, recipes=recipes, **about)
+    uploads = [upload]
+    if space is not False:
+        if contents.index["_class_name"] != AudioCaptionPipeline.__name__:
+            raise InputError("space", "was asked for a link alone", "Push a pipeline that captions, or leave it out")
+        uploads.append(prepare_space(repo_id, None if space is True else space))
+    if dry_run:
+        try:
+            check_loads(contents, local_files_only=True)
+        except HubAccessError as error:
+            return Push(tuple(uploads), not_checked=str(error))
+        return Push(tuple(uploads))
+    check_loads(contents, token=token)
+    urls = [
+        # A Space runs its default branch.
+        send(each, private=private, revision=revision if each is upload else None, token=token, message=message)
+        for each in uploads
+    ]
+    return Push(tuple(uploads), tuple(urls))
+
+
 def prepare_upload(
     folder: LoadPath,
     repo_id: str,

@@ -41,6 +41,15 @@ class ClapEncoder(nn.Module):
         tokenizer: for `encode_text`; may be None where only audio is embedded.
         front_end: the log-mel front end that the checkpoint was trained with.
         source: the Hub repository that the weights come from, or None.
+
+    Example:
+        >>> import torch
+        >>> from diffusion_link_hf import ClapEncoder
+        >>> clap = ClapEncoder.from_pretrained("tiny")
+        >>> audio = clap.encode_audio(0.1 * torch.randn(1, 480_000))
+        >>> text = clap.encode_text(["Rain is falling", "A dog barks"])
+        >>> audio.shape, (audio @ text.T).shape  # cosines, since rows have norm 1
+        (torch.Size([1, 512]), torch.Size([1, 2]))
     """
 
     def __init__(

@@ -49,6 +49,15 @@ class CaptionDecoder(nn.Module):
 
     Raises:
         InputError: adapter layers injected into the model itself, which no file format keeps.
+
+    Example:
+        >>> import torch
+        >>> from diffusion_link_hf import CaptionDecoder
+        >>> from diffusion_link_hf.loading import default_pipeline_folder
+        >>> decoder = CaptionDecoder.from_pretrained(default_pipeline_folder() / "decoder")
+        >>> captions = decoder.generate(torch.zeros(2, 1, decoder.hidden_size), max_new_tokens=5)
+        >>> [len(row) for row in captions]
+        [1, 1]
     """
 
     def __init__(

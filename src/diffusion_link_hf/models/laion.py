@@ -1,10 +1,8 @@
 """Converts LAION's published CLAP checkpoints (``.pt``) to the folder of safetensors that `ClapEncoder` reads."""
 
 import math
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ import torch
 from transformers import ClapConfig, ClapModel
 
 from ..errors import InputError, ModelFolderError, listed
-from ..loading import LoadPath, check_vocabulary, download_snapshot, load_tokenizer
+from ..files import whole_folder
+from ..loading import LoadPath, check_vocabulary, load_tokenizer, resolve_folder
 from .clap import ClapEncoder
 
 DEFAULT_TOKENIZER = "FacebookAI/roberta-base"
@@ -114,10 +113,9 @@ def convert_laion(
         check_vocabulary(encoder.tokenizer, model.config.text_config.vocab_size, tokenizer)
         encoder.tokenizer.model_max_length = MAX_TOKENS
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as aside:
-        encoder.save_pretrained(Path(aside) / "clap")
-        ClapEncoder.from_pretrained(Path(aside) / "clap")  # strictly, as it will be read
-        os.replace(Path(aside) / "clap", output)  # whole, or not there
+    with whole_folder(output) as folder:
+        encoder.save_pretrained(folder)
+        ClapEncoder.from_pretrained(folder)  # strictly, as it will be read
     return conversion
 
 
@@ -247,8 +245,6 @@ def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(name: LoadPath, token, cache_dir, local_files_only):
-    folder = Path(name)
-    if not folder.is_dir():
-        patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-        folder = download_snapshot(str(name), None, token, cache_dir, local_files_only, patterns)
+    patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+    folder = resolve_folder(name, None, token, cache_dir, local_files_only, patterns)
     return load_tokenizer(folder, "Name a folder or Hub id of RoBERTa's tokenizer")

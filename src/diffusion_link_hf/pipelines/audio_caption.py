@@ -38,6 +38,8 @@ Span = tuple[int, float, float]  # item, start and end in seconds
 class AudioCaptionPipeline(FolderPipeline):
     """Audio captioning through CLAP, a link that closes its modality gap, and a language model (arXiv 2510.11330).
 
+    It shows no progress bar unless asked to: ``pipe.set_progress_bar_config(disable=False)``.
+
     Args:
         clap: frozen CLAP.
         link: bridge from audio to text-like embeddings, or None: the paper's baseline, raw CLAP embeddings.
@@ -243,8 +245,8 @@ class AudioCaptionPipeline(FolderPipeline):
         """Caption one recording, or many.
 
         Args:
-            audio: whatever `load_audio` takes (path, bytes, array, {"array", "sampling_rate"} …), or a list or other
-                iterable of those, such as a column of `datasets` or of a data frame.
+            audio: whatever `load_audio` takes (path, bytes, array, (tensor, Hz), {"array", "sampling_rate"} …), or a
+                list or other iterable of those, such as a column of `datasets` or of a data frame.
             sampling_rate: Hz, of arrays that come without one, alone or in a list; in a list of encoded audio alone,
                 and beside a mapping that says another, it is refused.
             generator: noise of the link and randomness of sampling; without one the link's noise is fixed. Unused
@@ -268,9 +270,15 @@ class AudioCaptionPipeline(FolderPipeline):
             InputError: an option out of range, found before any recording is read where it can be.
 
         Example:
+            >>> import numpy as np
+            >>> from diffusion_link_hf import AudioCaptionPipeline
             >>> pipe = AudioCaptionPipeline.from_pretrained("tiny")
-            >>> pipe("dog.ogg").captions
-            ['A dog barks']
+            >>> noise = np.random.default_rng(0).normal(0, 0.05, 12 * 44_100)  # twelve seconds: two windows
+            >>> output = pipe(noise, 44_100, long_audio="average")
+            >>> isinstance(output.captions[0], str), output.errors
+            (True, [None])
+            >>> [(segment.start, segment.end) for segment in pipe((noise, 44_100)).segments[0]]
+            [(0.0, 10.0), (10.0, 12.0)]
         """
         generation = {
             "num_return_sequences": num_return_sequences,

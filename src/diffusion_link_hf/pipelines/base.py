@@ -39,6 +39,10 @@ class FolderPipeline(DiffusionPipeline):
     # Other pipelines whose folders hold all that this one needs.
     _also_reads: ClassVar[tuple[str, ...]] = ()
 
+    def __init__(self):
+        super().__init__()
+        self.set_progress_bar_config(disable=True)  # a library's calls are silent unless a bar is asked for
+
     def register_modules(self, **components) -> None:
         super().register_modules(**components)
         self.register_to_config(**{name: tuple(public_name(component)) for name, component in components.items()})
