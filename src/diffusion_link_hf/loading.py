@@ -220,6 +220,17 @@ class BaseReference:
         return BaseReference(self.id, folder.name if folder.parent.name == "snapshots" else self.revision)
 
 
+def includes_base(include_base: bool | None, source: BaseReference | None) -> bool:
+    """Whether a component's folder gets copies of its base model's weights; None copies what cannot be referenced.
+
+    Raises:
+        InputError: False, though there is no repository to reference.
+    """
+    if include_base is False and source is None:
+        raise InputError("include_base", "is False, but the weights come from no repository", "Use include_base=True")
+    return source is None if include_base is None else include_base
+
+
 def locate(
     name_or_path: LoadPath, component: str, revision: str | None = None, **hub: Any
 ) -> tuple[Path, BaseReference | None]:

@@ -66,6 +66,7 @@ REQUESTS = {
     "link": {"loads": "DiffusionLinkPipeline", "id": "me/link"},
     "link of a whole pipeline": {"loads": "DiffusionLinkPipeline", "id": "me/whole", "revision": "v1/stable"},
     "clap": {"loads": "ClapEncoder", "id": "me/clap", "revision": "main"},
+    "clap of a whole pipeline": {"loads": "ClapEncoder", "id": "me/whole"},
     "no repository": {"id": "me/nothing"},
     "no revision": {"id": "me/whole", "revision": "v9"},
     "gated, no token": {"loads": "ClapEncoder", "id": "me/gated-clap"},
@@ -113,6 +114,7 @@ def test_the_link_and_clap_alone(online, root, hub):
     assert online["clap"].get("embeds") == clap.encode_text(["rain"]).tolist(), online["clap"]
     commit = hub.repositories["models", "me/clap"].branches["main"]
     assert online["clap"]["source"] == {"id": "me/clap", "revision": commit}
+    assert online["clap of a whole pipeline"] == {"embeds": online["clap"]["embeds"], "source": None}
 
 
 def test_only_the_link_is_fetched_for_the_link(hub, client, tmp_path):

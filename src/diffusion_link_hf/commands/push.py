@@ -39,7 +39,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="recipe of another stage, such as the bridge's; replaces the one that is found (repeatable)",
+        help="recipe of another stage, in place of the one found beside the link (repeatable)",
     )
     card = parser.add_argument_group("model card", "facts that neither the folder nor its README.md states")
     card.add_argument("--license", help="license, such as apache-2.0 or llama2")

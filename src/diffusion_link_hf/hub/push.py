@@ -93,7 +93,7 @@ def push(
         message: of the commit.
         space: also push a Gradio app that captions with the pipeline: its ``owner/name``, or True for the repository's
             name and ``-demo``.
-        recipes: files of other stages; each replaces the one that is found for its stage.
+        recipes: files of other stages; each replaces what is found for its stage beside the link.
         license: identifier of the Hub, such as "apache-2.0".
         datasets: Hub ids or names of the training data, instead of those that are found.
         hardware: what it was trained on, in words.

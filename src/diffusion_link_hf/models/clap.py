@@ -19,6 +19,7 @@ from ..loading import (
     LoadPath,
     check_vocabulary,
     drop_local_names,
+    includes_base,
     load_strict,
     load_tokenizer,
     locate,
@@ -192,12 +193,8 @@ class ClapEncoder(nn.Module):
             InputError: ``include_base=False`` without a source.
         """
         folder = Path(save_directory)
+        include_base = includes_base(include_base, self.source)
         folder.mkdir(parents=True, exist_ok=True)
-        include_base = self.source is None if include_base is None else include_base
-        if not include_base and self.source is None:
-            raise InputError(
-                "include_base", "is False, but this CLAP comes from no repository", "Use include_base=True"
-            )
         (folder / REFERENCE_FILE).unlink(missing_ok=True)  # a stale one would be followed instead of the weights
         if include_base:
             self.model.save_pretrained(folder, state_dict=cast_floats(self.model.state_dict(), dtype))

@@ -22,6 +22,7 @@ from ..loading import (
     check_loading_info,
     check_vocabulary,
     drop_local_names,
+    includes_base,
     load_strict,
     load_tokenizer,
     read_json,
@@ -275,11 +276,7 @@ class CaptionDecoder(nn.Module):
             raise InputError(
                 "adapters", f"are {names}", f"A decoder folder holds one, named {ADAPTER!r}: merge or delete"
             )
-        include_base = self.source is None if include_base is None else include_base
-        if not include_base and self.source is None:
-            raise InputError(
-                "include_base", "is False, but this decoder's base comes from no repository", "Use include_base=True"
-            )
+        include_base = includes_base(include_base, self.source)
         if not include_base and not self.has_adapter:
             raise InputError(
                 "include_base",
