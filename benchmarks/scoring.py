@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from diffusion_link_hf import score_captions
+from diffusion_link_hf import score
 from harness import Row, Settings, agree, interleave
 
 CAPTIONS, REFERENCES = 500, 5
@@ -69,7 +69,7 @@ def make_captions(count: int) -> tuple[list[str], list[list[str]]]:
 
 
 def ours(candidates: list[str], references: list[list[str]], metrics=METRICS) -> dict[str, float]:
-    return dict(score_captions(candidates, references, metrics).corpus)
+    return dict(score(candidates, references, metrics).corpus)
 
 
 @contextlib.contextmanager
