@@ -42,8 +42,8 @@ def rows(settings: Settings) -> Iterator[Row]:
         return
     candidates, references = make_captions(settings.scaled(CAPTIONS, 20))
     own, peer = ours(candidates, references), by_pycocoevalcap(candidates, references)
-    for metric, score in peer.items():
-        agree(f"{name}: {metric}", own[metric], score, TOLERANCE)
+    for metric, value in peer.items():
+        agree(f"{name}: {metric}", own[metric], value, TOLERANCE)
     times, repeats = interleave(
         {
             "ours": lambda: ours(candidates, references),

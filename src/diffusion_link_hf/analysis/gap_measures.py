@@ -171,6 +171,17 @@ def measure_bridges(
 
     Raises:
         DataError: see `check_data`; a bridge of another width.
+
+    Example:
+        >>> from diffusion_link_hf import MeanCentering
+        >>> text = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+        >>> train = EmbeddingPairs(text[:40] + 1, text[:40])
+        >>> held_out = EmbeddingPairs(text[40:] + 1, text[40:])
+        >>> bridge = MeanCentering(4).fit(train.source, train.target).eval()
+        >>> settings = GapSettings(resamples=20, kl_components=2)
+        >>> (result,) = measure_bridges([FittedBridge("centering", bridge)], held_out, train, settings)
+        >>> 0.5 < result.estimate("matched_audio").value < 1
+        True
     """
     settings = settings or GapSettings()
     check_data(held_out, train, settings)

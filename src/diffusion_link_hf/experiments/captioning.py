@@ -123,10 +123,17 @@ def evaluate(
             installed, or a folder with runs of other arguments; all of that before anything is trained.
 
     Example:
-        >>> from diffusion_link_hf import evaluate
-        >>> document = evaluate("runs/tiny/cache", "report", methods=["none", "ridge"])  # doctest: +SKIP
-        >>> document["modes"]["zeroshot"]["ridge"]["figures"]["cider_d"]["value"]  # doctest: +SKIP
-        0.713
+        >>> import tempfile, torch
+        >>> from diffusion_link_hf import EmbeddingCache, evaluate
+        >>> audio = torch.nn.functional.normalize(torch.randn(20, 512), dim=-1)  # as wide as the tiny pipeline's CLAP
+        >>> captions = ["a dog barks", "a bell rings", "a car passes", "a bird sings"] * 5
+        >>> names = [f"{k}.wav" for k in range(20)]
+        >>> cache = EmbeddingCache(audio, audio + 0.01, torch.arange(20), captions, names, {})
+        >>> quick = {"seeds": [0], "decoder_steps": 1, "max_new_tokens": 5, "held_out": 0.2, "metrics": ["rouge_l"]}
+        >>> with tempfile.TemporaryDirectory() as folder:  # the metrics need Java and the extra ``metrics``
+        ...     document = evaluate(cache, folder, methods=["none", "centering"], modes=["zeroshot"], **quick)
+        >>> list(document["modes"]["zeroshot"])
+        ['none', 'centering']
     """
     choice = DataChoice(embeddings, held_out, test, split_seed, limit)
     if base_revision and not base_model:

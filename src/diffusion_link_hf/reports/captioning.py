@@ -317,7 +317,7 @@ def _winners(mode: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterable[st
             won = [NAMES.get(key, "event accuracy") for key in names if figures[key]["low"] > 0]
             lost = [NAMES.get(key, "event accuracy") for key in names if figures[key]["high"] < 0]
             words = [f"above it in {', '.join(won)}" if won else "", f"below it in {', '.join(lost)}" if lost else ""]
-            said = " and ".join(filter(None, words)) or "not to be told from it"
+            said = " and ".join(filter(None, words)) or "no clear difference"
             yield f"{MODE_WORDS[mode].capitalize()}, {name} against {other}: {said}."
 
 
