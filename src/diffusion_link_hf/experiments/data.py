@@ -105,7 +105,7 @@ def embedded(
         return EmbeddingPairs.from_cache(data) if isinstance(data, EmbeddingCache) else data
     clap = choice.clap or default_clap
     if clap is None and not Path(data).exists():
-        raise DataError(data, "no such file or folder", "Check the path. A data set on the Hub also needs a clap")
+        raise DataError(data, "no such file or folder", "Check the path. A data set on the Hub also needs --clap")
     if clap is None:
         raise DataError(
             data,
