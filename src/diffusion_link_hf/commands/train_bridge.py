@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecipeError
-from ..experiments.fitting import add_training_options
+from .options import add_training_options
 
 DESCRIPTION = """Fit a bridge between two modalities on matched embeddings.
 

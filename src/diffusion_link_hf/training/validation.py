@@ -12,7 +12,7 @@ from ..bridges.base import BridgeModel
 from ..bridges.centering import MeanCentering
 from ..embeddings.cache import EmbeddingCache
 from ..errors import RecipeError
-from ..metrics.registry import METRICS, ScoreOptions, score_captions
+from ..metrics.registry import METRICS, ScoreOptions, score
 from .caption_model import CaptionModel
 from .recipes import DecoderTrainingArguments
 
@@ -148,7 +148,7 @@ class CaptionValidation:
         if self.accelerator.is_main_process:
             candidates = [captions[k] for k in range(len(recordings))]
             references = [self.references[recording] for recording in recordings]
-            value = [score_captions(candidates, references, ["cider_d"]).corpus["cider_d"]]
+            value = [score(candidates, references, ["cider_d"]).corpus["cider_d"]]
         return broadcast_object_list(value)[0]
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Measures fitted bridges on held-out recordings: every figure of the gap report, over methods and seeds."""
+"""What the gap report measures of fitted bridges on held-out recordings, over methods and seeds."""
 
 import hashlib
 import time
@@ -22,6 +22,9 @@ from .geometry import (
 )
 from .retrieval import CUTOFFS, recall
 from .similarity import distinct_items, matched_cosine, unmatched_cosine
+
+# What a bridge has to beat, as far as it was measured.
+BASELINES = ("identity", "centering", "ridge", "procrustes", "mlp")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class FittedBridge:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
+class GapSettings:
     """How bridges are measured.
 
     Attributes:
@@ -112,7 +115,7 @@ class MethodResult:
         ]
 
 
-def check_data(held_out: EmbeddingPairs, train: EmbeddingPairs, settings: EvaluationSettings) -> None:
+def check_data(held_out: EmbeddingPairs, train: EmbeddingPairs, settings: GapSettings) -> None:
     """Refuses data on which some figure could not be had, before time is spent on training.
 
     Raises:
@@ -122,26 +125,41 @@ def check_data(held_out: EmbeddingPairs, train: EmbeddingPairs, settings: Evalua
     if recordings < 4:
         raise DataError(held_out.name, f"has {recordings} held-out recordings", "Hold out at least four")
     if settings.geometry:
+        real = distinct_items(held_out.target, held_out.group)[0]
+        queries = distinct_items(held_out.source, held_out.group)[0]
+        axes = principal_axes(train.target, settings.kl_components)
         try:
-            real = distinct_items(held_out.target, held_out.group)[0]
-            queries = distinct_items(held_out.source, held_out.group)[0]
-            axes = principal_axes(train.target, settings.kl_components)
-            kl_divergence(real, real, axes)
-            if len(queries) <= axes.shape[1] + 2:
-                raise InputError("held-out items", f"are {len(queries)}", f"The KL divergence has {axes.shape[1]} axes")
+            _check_components(real, queries, axes)
         except InputError as error:
             raise DataError(
                 held_out.name,
-                f"cannot be measured ({error})",
-                "Hold out more recordings, or take the KL divergence in fewer components",
+                f"cannot be measured in {axes.shape[1]} KL components ({error.item} {error.problem})",
+                _remedy(real, queries, axes),
             ) from error
 
 
-def evaluate_bridges(
+def _check_components(real: torch.Tensor, queries: torch.Tensor, axes: torch.Tensor) -> None:
+    kl_divergence(real, real, axes)
+    if len(queries) <= axes.shape[1] + 2:
+        raise InputError("held-out items", f"are {len(queries)}", f"The KL divergence has {axes.shape[1]} axes")
+
+
+def _remedy(real: torch.Tensor, queries: torch.Tensor, axes: torch.Tensor) -> str:
+    """The most components that can be measured, if there are any."""
+    for components in range(axes.shape[1] - 1, 0, -1):
+        try:
+            _check_components(real, queries, axes[:, :components])
+        except InputError:
+            continue
+        return f"Use kl_components={components} (--kl-components {components}), or hold out more recordings"
+    return "Leave the geometry out (--no-geometry, geometry=False), or hold out more recordings"
+
+
+def measure_bridges(
     bridges: Sequence[FittedBridge],
     held_out: EmbeddingPairs,
     train: EmbeddingPairs,
-    settings: EvaluationSettings | None = None,
+    settings: GapSettings | None = None,
 ) -> list[MethodResult]:
     """Measure every bridge on the same held-out rows with the same resamples, so that methods compare as pairs.
 
@@ -149,12 +167,23 @@ def evaluate_bridges(
         bridges: in any order; methods keep that of their first bridge.
         held_out: rows that no bridge was fitted on.
         train: the rest, whose real text gives the axes of the KL divergence.
-        settings: `EvaluationSettings()` by default.
+        settings: `GapSettings()` by default.
 
     Raises:
         DataError: see `check_data`; a bridge of another width.
+
+    Example:
+        >>> from diffusion_link_hf import MeanCentering
+        >>> text = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
+        >>> train = EmbeddingPairs(text[:40] + 1, text[:40])
+        >>> held_out = EmbeddingPairs(text[40:] + 1, text[40:])
+        >>> bridge = MeanCentering(4).fit(train.source, train.target).eval()
+        >>> settings = GapSettings(resamples=20, kl_components=2)
+        >>> (result,) = measure_bridges([FittedBridge("centering", bridge)], held_out, train, settings)
+        >>> 0.5 < result.estimate("matched_audio").value < 1
+        True
     """
-    settings = settings or EvaluationSettings()
+    settings = settings or GapSettings()
     check_data(held_out, train, settings)
     boot = GroupBootstrap(held_out.group.numpy(), settings.resamples, settings.seed)
     runs: dict[str, list[tuple[FittedBridge, Measured]]] = {}
@@ -168,9 +197,9 @@ def measure(
     held_out: EmbeddingPairs,
     train: EmbeddingPairs,
     boot: GroupBootstrap,
-    settings: EvaluationSettings,
+    settings: GapSettings,
 ) -> Measured:
-    """All figures of one bridge; see `evaluate_bridges`."""
+    """All figures of one bridge; see `measure_bridges`."""
     if fitted.bridge.config.embedding_dim != held_out.embedding_dim:
         raise DataError(
             held_out.name,
@@ -211,7 +240,7 @@ def target_rows(bridge: BridgeModel, text: torch.Tensor) -> torch.Tensor:
 
 
 def bridge_rows(
-    fitted: FittedBridge, embeds: torch.Tensor, modality: Modality, settings: EvaluationSettings
+    fitted: FittedBridge, embeds: torch.Tensor, modality: Modality, settings: GapSettings
 ) -> tuple[torch.Tensor, int]:
     """Bridge rows (N, D) → (N, D), each distinct one once, and how many distinct ones there are.
 

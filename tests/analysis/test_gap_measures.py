@@ -1,5 +1,6 @@
 """Bridges measured on held-out rows: against direct computation, and whatever the order, batch and company."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from diffusion_link_hf.analysis.evaluation import (
-    EvaluationSettings,
+from diffusion_link_hf.analysis.gap_measures import (
     FittedBridge,
+    GapSettings,
     bridge_rows,
     check_data,
     content_noise,
-    evaluate_bridges,
+    measure_bridges,
 )
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, InputError
@@ -33,7 +34,7 @@ def fitted(split):
 
 @pytest.fixture(scope="module")
 def results(split, fitted):
-    return {result.method: result for result in evaluate_bridges(fitted, split[1], split[0], QUICK)}
+    return {result.method: result for result in measure_bridges(fitted, split[1], split[0], QUICK)}
 
 
 def test_methods_and_seeds(results):
@@ -75,7 +76,7 @@ def test_neither_order_nor_batch_nor_company_matters(method, results, split, fit
     train, held_out = split
     order = torch.randperm(len(held_out.target), generator=torch.Generator().manual_seed(0))
     alone = [one for one in fitted if one.method == method][:1]
-    (result,) = evaluate_bridges(alone, held_out.select(order), train, replace(QUICK, batch_size=7))
+    (result,) = measure_bridges(alone, held_out.select(order), train, replace(QUICK, batch_size=7))
     expected, found = results[method].runs[0][1], result.runs[0][1]
     for name, estimate in expected.estimates.items():
         np.testing.assert_allclose(found.estimates[name].resampled, estimate.resampled, atol=1e-5)
@@ -106,7 +107,7 @@ def test_options_reach_the_bridge_and_repeated_rows_are_bridged_once():
 
 
 def test_geometry_can_be_left_out(split, fitted):
-    (result,) = evaluate_bridges(fitted[:1], split[1], split[0], replace(QUICK, geometry=False))
+    (result,) = measure_bridges(fitted[:1], split[1], split[0], replace(QUICK, geometry=False))
     assert result.runs[0][1].geometry == {}
 
 
@@ -116,10 +117,25 @@ def test_wrong_data_are_refused_before_anything_is_measured(split, fitted):
         check_data(held_out.select(held_out.group < held_out.group.unique()[3]), train, QUICK)
     few = held_out.select(held_out.group < held_out.group.unique()[20])
     check_data(few, train, QUICK)
-    with pytest.raises(DataError, match="32 axes"):
-        check_data(few, train, EvaluationSettings())
+    with pytest.raises(DataError, match="32 KL components"):
+        check_data(few, train, GapSettings())
     other = EmbeddingPairs(make_rows(40)[:, :16], make_rows(40, 1)[:, :16])
     with pytest.raises(DataError, match="wide"):
-        evaluate_bridges(fitted[:1], other, other, QUICK)
+        measure_bridges(fitted[:1], other, other, QUICK)
     with pytest.raises(InputError, match="batch_size"):
-        EvaluationSettings(batch_size=0)
+        GapSettings(batch_size=0)
+
+
+def test_data_that_fill_few_dimensions_are_told_what_to_do():
+    """Captions that are names of classes: 20 in training, of which the held-out part has 6."""
+    rows, classes = make_rows(400, 1), make_rows(20, 2)
+    label = torch.arange(400) % 20
+    pairs = EmbeddingPairs(rows, classes[label], name="classes")
+    train, held_out = pairs.select(torch.arange(300)), pairs.select(300 + torch.arange(100)[label[300:] < 6])
+    with pytest.raises(DataError, match="KL components") as caught:
+        check_data(held_out, train, GapSettings())
+    components = int(re.search(r"--kl-components (\d+)", caught.value.remedy).group(1))
+    check_data(held_out, train, GapSettings(kl_components=components))
+    with pytest.raises(DataError):
+        check_data(held_out, train, GapSettings(kl_components=components + 1))
+    check_data(held_out, train, GapSettings(geometry=False))
