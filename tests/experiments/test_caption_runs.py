@@ -120,9 +120,9 @@ def _killed_after(train_decoder):
     """`train_decoder` that is interrupted when its second checkpoint is written."""
 
     def train(arguments, progress):
-        from diffusion_link_hf.training import decoder
+        from diffusion_link_hf.training import optimize
 
-        save, saved = decoder.save_checkpoint, []
+        save, saved = optimize.save_checkpoint, []
 
         def save_and_die(*args, **kwargs):
             save(*args, **kwargs)
@@ -131,7 +131,7 @@ def _killed_after(train_decoder):
                 raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decoder, "save_checkpoint", save_and_die)
+            patch.setattr(optimize, "save_checkpoint", save_and_die)
             return train_decoder(arguments, progress)
 
     return train

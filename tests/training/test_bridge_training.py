@@ -15,11 +15,13 @@ from diffusion_link_hf.bridges.sampling import add_noise, make_scheduler
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training import optimize
-from diffusion_link_hf.training.bridge import METHODS, build_bridge, link_loss, train_bridge, validation_cosines
+from diffusion_link_hf.training.bridge import train_bridge, validation_cosines
+from diffusion_link_hf.training.bridge_losses import link_loss
+from diffusion_link_hf.training.methods import METHODS, build_bridge
 from support.bridges import SIZES, make_pairs, make_rows, unit
 from support.models import EMBEDDING_DIM, make_link
 
-TRAINED = [name for name, method in METHODS.items() if method.how == "trained"]
+TRAINED = [name for name, method in METHODS.items() if method.trained]
 QUICK = {"batch_size": 32, "learning_rate": 3e-3, "ema_decay": 0.95, "validation_fraction": 0.2, "progress": False}
 
 

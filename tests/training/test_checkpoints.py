@@ -10,30 +10,30 @@ import torch
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training.checkpoints import (
     folder_fingerprint,
-    identity,
     load_checkpoint,
+    run_identity,
     save_checkpoint,
     start_anew,
 )
 
 RECIPE = {"learning_rate": 1e-3, "model": {"width": 8}, "widths": (1, 2), "output": "a", "link": "x"}
-WHO = identity(RECIPE, data="d", link="l", clap=None)
+IDENTITY = run_identity(RECIPE, data="d", link="l", clap=None)
 
 
 @pytest.fixture
 def saved(tmp_path):
     for step in (10, 20):
-        save_checkpoint(tmp_path, step, {"weights": torch.arange(step)}, WHO, keep=2)
+        save_checkpoint(tmp_path, step, {"weights": torch.arange(step)}, IDENTITY, keep=2)
     return tmp_path
 
 
 def test_round_trip(saved):
     step, state = load_checkpoint(
-        saved, identity({**RECIPE, "output": "b", "link": "y"}, data="d", link="l", clap=None)
+        saved, run_identity({**RECIPE, "output": "b", "link": "y"}, data="d", link="l", clap=None)
     )
     assert step == 20
     assert torch.equal(state["weights"], torch.arange(20))
-    assert load_checkpoint(saved / "nowhere", WHO) is None
+    assert load_checkpoint(saved / "nowhere", IDENTITY) is None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,9 @@ def test_round_trip(saved):
 )
 def test_what_differs_is_named(saved, recipe, contents, words):
     with pytest.raises(RecipeError, match=words):
-        load_checkpoint(saved, identity({**RECIPE, **recipe}, **{"data": "d", "link": "l", "clap": None, **contents}))
+        load_checkpoint(
+            saved, run_identity({**RECIPE, **recipe}, **{"data": "d", "link": "l", "clap": None, **contents})
+        )
 
 
 @pytest.mark.parametrize(
@@ -60,8 +62,8 @@ def test_what_differs_is_named(saved, recipe, contents, words):
         ("identity.json", '{"recipe": {'),
         ("identity.json", "[]"),
         ("identity.json", b"\xff\xfe"),
-        ("identity.json", json.dumps({**WHO, "recipe": "abc", "step": 20})),
-        ("identity.json", json.dumps(WHO)),
+        ("identity.json", json.dumps({**IDENTITY, "recipe": "abc", "step": 20})),
+        ("identity.json", json.dumps(IDENTITY)),
         ("state.pt", None),
         ("state.pt", ""),
         ("state.pt", 100),
@@ -78,7 +80,7 @@ def test_damage_is_reported(saved, name, content):
             whole[:content] if isinstance(content, int) else content if isinstance(content, bytes) else content.encode()
         )
     with pytest.raises(DataError, match="is damaged") as caught:
-        load_checkpoint(saved, WHO)
+        load_checkpoint(saved, IDENTITY)
     assert "step-00000020" in caught.value.item
     assert caught.value.remedy
 
@@ -87,8 +89,8 @@ def test_foreign_folders_are_left_alone(saved):
     for name in ("step-backup", "step-00000099.old", "step-7"):
         (saved / name).mkdir()
     (saved / "step-00000098").write_text("a file")
-    assert load_checkpoint(saved, WHO)[0] == 20
-    save_checkpoint(saved, 30, {}, WHO, keep=1)
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    save_checkpoint(saved, 30, {}, IDENTITY, keep=1)
     assert sorted(path.name for path in saved.iterdir()) == [
         "step-00000030",
         "step-00000098",
@@ -118,15 +120,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint(saved):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
     try:
         with pytest.raises(DataError, match="cannot be written") as caught:
-            save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, WHO, keep=1)
+            save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, IDENTITY, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert "step-00000030" in caught.value.item
     assert "previous checkpoint" in caught.value.remedy
     assert sorted(path.name for path in saved.iterdir()) == ["step-00000010", "step-00000020"]
-    assert load_checkpoint(saved, WHO)[0] == 20
-    save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, WHO, keep=1)
-    assert load_checkpoint(saved, WHO)[0] == 30
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, IDENTITY, keep=1)
+    assert load_checkpoint(saved, IDENTITY)[0] == 30
 
 
 def test_a_torn_checkpoint_is_never_loaded(saved, monkeypatch):
@@ -138,18 +140,21 @@ def test_a_torn_checkpoint_is_never_loaded(saved, monkeypatch):
     for call in ("fsync", "replace"):
         monkeypatch.setattr(os, call, dies)
         with pytest.raises(KeyboardInterrupt):
-            save_checkpoint(saved, 30, {"weights": torch.arange(30)}, WHO, keep=2)
+            save_checkpoint(saved, 30, {"weights": torch.arange(30)}, IDENTITY, keep=2)
         monkeypatch.undo()
-        assert (saved / ".writing-00000030").is_dir()
-        assert load_checkpoint(saved, WHO)[0] == 20
-    save_checkpoint(saved, 40, {}, WHO, keep=2)
+        assert load_checkpoint(saved, IDENTITY)[0] == 20
+    torn = saved / ".writing-step-00000030"  # what kill -9 leaves
+    torn.mkdir()
+    (torn / "state.pt").write_bytes(b"half of it")
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    save_checkpoint(saved, 40, {}, IDENTITY, keep=2)
     assert sorted(path.name for path in saved.iterdir()) == ["step-00000020", "step-00000040"]
 
 
 def test_what_touches_the_result_is_compared():
     """How often a run validates matters to the weights only where a validation chooses them."""
     for changes, matters in (({}, False), ({"keep": "best"}, True), ({"patience": 2}, True)):
-        recipes = [identity({**RECIPE, **changes, "validate_every": every, "log_every": every}) for every in (5, 6)]
+        recipes = [run_identity({**RECIPE, **changes, "validate_every": every, "log_every": every}) for every in (5, 6)]
         assert (recipes[0] != recipes[1]) == matters
 
 
@@ -157,6 +162,6 @@ def test_a_run_that_starts_anew_leaves_no_later_steps(saved):
     """They would be the newest ones for whoever goes on with the new run."""
     (saved / "step-notes").mkdir()
     start_anew(saved)
-    save_checkpoint(saved, 5, {"weights": torch.zeros(1)}, WHO, keep=1)
-    assert load_checkpoint(saved, WHO)[0] == 5
+    save_checkpoint(saved, 5, {"weights": torch.zeros(1)}, IDENTITY, keep=1)
+    assert load_checkpoint(saved, IDENTITY)[0] == 5
     assert (saved / "step-notes").is_dir()

@@ -186,8 +186,8 @@ def test_every_bridge_is_a_link(method, tmp_path):
     bridge = train_bridge(method, cache, tmp_path, steps=1, batch_size=8, model=SIZES.get(method, {}), progress=False)
     link, scheduler = load_link(tmp_path / "link", cache)
     assert type(link) is type(bridge)
-    for mode, rows, modality in (("text_only", cache.text, "text"), ("supervised", cache.audio, "audio")):
-        if (method, mode) == ("c3", "text_only"):
+    for mode, rows, modality in (("zeroshot", cache.text, "text"), ("supervised", cache.audio, "audio")):
+        if (method, mode) == ("c3", "zeroshot"):
             continue  # noised row by row: see the next test
         found = embeds_of(cache, torch.arange(5), mode, link, scheduler, "cpu", torch.Generator().manual_seed(1))
         expected = bridge.bridge(rows[:5], modality, generator=torch.Generator().manual_seed(1))
@@ -204,21 +204,21 @@ def test_c3_corrupts_each_row_by_itself_and_only_while_training():
         return embeds_of(cache, rows, mode, link, scheduler, "cpu", generator)
 
     clean = link.bridge(cache.text[rows], "text", add_noise=False)
-    first = embeds("text_only", 0)
+    first = embeds("zeroshot", 0)
     noise = torch.randn(2, EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(first, torch.nn.functional.normalize(clean + 0.016**0.5 * noise, dim=1))
     assert not torch.allclose(first[0], first[1], atol=0.1)
-    assert not torch.allclose(first, embeds("text_only", 1), atol=0.1)
-    torch.testing.assert_close(embeds("text_only"), clean)
+    assert not torch.allclose(first, embeds("zeroshot", 1), atol=0.1)
+    torch.testing.assert_close(embeds("zeroshot"), clean)
     torch.testing.assert_close(embeds("supervised", 0), link.bridge(cache.audio[rows], "audio"))
     link.register_to_config(add_noise=False)
-    torch.testing.assert_close(embeds("text_only", 0), clean)
+    torch.testing.assert_close(embeds("zeroshot", 0), clean)
 
 
 def test_c3_ends_in_a_pipeline(room, tmp_path):
     train_bridge("c3", room / "cache", tmp_path / "c3", progress=False)
     recipe = arguments(
-        room, tmp_path / "out", mode="text_only", link=str(tmp_path / "c3" / "link"), gradient_accumulation_steps=2
+        room, tmp_path / "out", mode="zeroshot", link=str(tmp_path / "c3" / "link"), gradient_accumulation_steps=2
     )
     metrics = train_decoder(recipe)
     pipeline = AudioCaptionPipeline.from_pretrained(tmp_path / "out")

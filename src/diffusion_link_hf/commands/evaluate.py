@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..experiments.choices import CAPTIONING_METHODS, INSTRUCTION, MODES
 from .options import add_training_options, keywords, positive
-from .train_bridge import parse_fields
 
 DESCRIPTION = """Measure what bridges do for captioning (the paper's Tables 3 and 4).
 
@@ -92,10 +91,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DiffusionLinkError: see `evaluate`.
     """
-    decoder = parse_fields("--decoder", args.decoder)
-
     from ..experiments.captioning import evaluate
+    from ..training.recipes import parse_fields
 
-    evaluate(**{**keywords(args, steps="train_steps"), "decoder": decoder})
+    evaluate(**{**keywords(args, steps="train_steps"), "decoder": parse_fields(args.decoder)})
     print(Path(args.output) / "report.md")
     return 0

@@ -20,18 +20,18 @@ from ..files import sync
 from ..metrics import CaptionScores, score
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
+from ..training.arguments import DecoderTrainingArguments
 from ..training.checkpoints import difference
 from ..training.decoder import train_decoder
 from ..training.parts import load_link
 from ..training.preparation import construct
-from ..training.recipes import DecoderTrainingArguments
 
 FORMAT = "diffusion-link captioning runs 2"
 RECIPE, CAPTIONS, SCORES = "recipe.json", "captions.json", "scores.json"
 NO_BRIDGE = "none"  # the paper's baseline: the encoder's own embeddings through the same head
 # The two ways of training, with the paper's heads (§5); the prompt goes with the first.
 MODES: dict[str, dict[str, Any]] = {
-    "zeroshot": {"mode": "text_only", "projector": {"num_prefix_tokens": 1, "num_layers": 1}},
+    "zeroshot": {"mode": "zeroshot", "projector": {"num_prefix_tokens": 1, "num_layers": 1}},
     "supervised": {"mode": "supervised", "projector": {"num_prefix_tokens": 10, "num_layers": 2}},
 }
 

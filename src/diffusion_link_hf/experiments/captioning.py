@@ -29,15 +29,14 @@ from ..loading import resolve_folder
 from ..metrics import score_names
 from ..reports.captioning import captioning_document, captioning_markdown, write_captions
 from ..reports.markdown import write_document
-from ..training.bridge import build_bridge
+from ..training.arguments import DecoderTrainingArguments
+from ..training.methods import build_bridge, get_method
 from ..training.parts import build_parts, locate_base
-from ..training.recipes import DecoderTrainingArguments
 from .adapter_recipe import adapter_recipe
 from .caption_runs import NO_BRIDGE, CaptioningRecipe, CaptionRuns, plan_runs
 from .choices import CAPTIONING_METHODS, INSTRUCTION, MODES, Budget, DataChoice
 from .data import data_name, split_cache
 from .fitting import fit_bridge
-from .methods import check_method
 from .progress import say
 
 WARMUP_SHARE = 0.04  # of the steps, as the paper's 2 of 50 epochs
@@ -139,7 +138,7 @@ def evaluate(
     if base_revision and not base_model:
         raise InputError("base_revision", f"is {base_revision!r}, but there is no base_model", "Name that, too")
     for name in set(methods) - {NO_BRIDGE}:
-        check_method(name)
+        get_method(name, "methods")
     for mode in modes:
         if mode not in MODES:
             raise InputError("modes", f"have {mode!r}", f"Use any of {', '.join(MODES)}")

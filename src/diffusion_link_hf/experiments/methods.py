@@ -4,14 +4,8 @@ from collections.abc import Sequence
 
 from ..bridges.base import BridgeModel
 from ..errors import RecipeError
-from ..training.bridge import METHODS
+from ..training.methods import METHODS, get_method
 from .choices import ALWAYS_FITTED, SLOW
-
-
-def check_method(name: object, option: str = "methods") -> None:
-    """Raises RecipeError for a name that is not in `METHODS`; ``option`` is where it was given."""
-    if name not in METHODS:
-        raise RecipeError(option, f"has {name!r}", f"Use any of {', '.join(METHODS)}")
 
 
 def chosen_methods(names: Sequence[str]) -> list[str]:
@@ -31,7 +25,7 @@ def chosen_methods(names: Sequence[str]) -> list[str]:
     if "all" in names:
         asked |= set(METHODS) - {SLOW}
     for name in sorted(asked):
-        check_method(name)
+        get_method(name, "methods")
     return [name for name in METHODS if name in asked.union(ALWAYS_FITTED)]
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from ..errors import RecipeError
-from ..training.bridge import build_bridge, train_bridge
-from .methods import check_method, check_start
+from ..training.bridge import train_bridge
+from ..training.methods import build_bridge, get_method
+from .methods import check_start
 
 # Arguments of `train_bridge` that the experiment decides for all variants alike.
 COMMON = {"data", "output", "method", "seed", "validation_fraction", "resume", "progress", "checkpoint_every"}
@@ -29,7 +30,7 @@ class Variant:
 
     Attributes:
         name: in the tables.
-        method: of `training.bridge.METHODS`; None for a bridge that is given.
+        method: of `training.methods.METHODS`; None for a bridge that is given.
         train: arguments of `train_bridge`, over the budget that all share.
         sample: arguments of `BridgeModel.bridge`, over those of the bridge's configuration.
         bridge: folder or Hub id of a fitted bridge, or None.
@@ -104,7 +105,7 @@ def _variants(where: str, row: Any) -> list[Variant]:
         if not isinstance(row["bridge"], str) or "method" in row or "train" in row:
             raise RecipeError(f"{where}: bridge", f"is {row['bridge']!r}", "Name a folder, without method and train")
     else:
-        check_method(row.get("method"), f"{where}: method")
+        get_method(row.get("method"), f"{where}: method")
     if "grid" in row and "sample" in row:
         raise RecipeError(where, "has both grid and sample", "Give one of them")
     arguments = [name for name in inspect.signature(train_bridge).parameters if name not in COMMON]

@@ -25,9 +25,9 @@ from ..models.clap import ClapEncoder
 from ..models.decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, read_decoder_config
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
+from .arguments import DecoderTrainingArguments
 from .checkpoints import folder_fingerprint
 from .preparation import construct
-from .recipes import DecoderTrainingArguments
 
 
 @dataclass
@@ -129,7 +129,7 @@ def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMSch
         InputError: a scheduler that the sampler cannot use.
     """
     if not folder.is_dir():
-        raise RecipeError("link", f"is {folder}, which is no folder", "Name the folder link/ that the link stage wrote")
+        raise RecipeError("link", f"is {folder}, which is no folder", "Name the folder link/ of a trained bridge")
     link = BridgeModel.from_pretrained(folder).eval().requires_grad_(False)
     if link.config.embedding_dim != cache.embedding_dim:
         raise RecipeError(

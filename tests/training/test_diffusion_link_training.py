@@ -1,4 +1,4 @@
-"""What the link stage writes, its figures, and what it refuses."""
+"""What the training of Diffusion-Link writes, its figures, and what it refuses."""
 
 import json
 
@@ -10,9 +10,9 @@ from diffusion_link_hf import DiffusionLinkPipeline, EmbeddingCache
 from diffusion_link_hf.bridges.linear import RIDGE_STRENGTHS
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
-from diffusion_link_hf.training.link import train_link
+from diffusion_link_hf.training.train import train
 from support.models import EMBEDDING_DIM
-from support.training import link_arguments, make_cache
+from support.training import bridge_arguments, make_cache
 
 
 def unpaired_but(keep: int) -> EmbeddingCache:
@@ -27,12 +27,12 @@ def test_the_output_is_a_pipeline(tmp_path):
     cache = make_cache(40)
     cache.manifest["clap"] = "0123"
     cache.save(tmp_path / "cache")
-    metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out", max_steps=2))
+    metrics = train(bridge_arguments(tmp_path / "cache", tmp_path / "out", max_steps=2))
     pipeline = DiffusionLinkPipeline.from_pretrained(tmp_path / "out")
     text = cache.split(0.2, 0)[1].text
     bridged = pipeline(text, "text").embeds
     cosine = (bridged * pipeline.link.target(text)).sum(1).mean().item()
-    assert metrics["link_text_to_text"] == pytest.approx(cosine, abs=1e-5)
+    assert metrics["matched_text"] == pytest.approx(cosine, abs=1e-5)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
     assert (metrics["clap"], metrics["steps"]) == ("0123", 2)
 
@@ -41,15 +41,15 @@ def test_ridge_is_the_closed_form(tmp_path):
     """Against numpy's least squares on the augmented system, for some strength of the grid."""
     cache = make_cache()
     cache.save(tmp_path / "cache")
-    found = train_link(link_arguments(tmp_path / "cache", tmp_path / "out", max_steps=1))["ridge"]
-    train, validation = EmbeddingPairs.from_cache(cache).split(0.2, 0)
+    found = train(bridge_arguments(tmp_path / "cache", tmp_path / "out", max_steps=1))["ridge"]
+    fitted, validation = EmbeddingPairs.from_cache(cache).split(0.2, 0)
 
     def normalized(rows, mean):
         rows = rows.double().numpy() - mean.double().numpy()
         return 5 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    means = [rows.double().mean(0) for rows in (train.source, train.target)]
-    x, y = normalized(train.source, means[0]), normalized(train.target, means[1])
+    means = [rows.double().mean(0) for rows in (fitted.source, fitted.target)]
+    x, y = normalized(fitted.source, means[0]), normalized(fitted.target, means[1])
     x_held, y_held = normalized(validation.source, means[0]), normalized(validation.target, means[1])
     cosines = []
     for strength in RIDGE_STRENGTHS:
@@ -62,11 +62,13 @@ def test_ridge_is_the_closed_form(tmp_path):
     assert found > np.median(means)
 
 
-@pytest.mark.parametrize(("paired", "figures"), [(0, set()), (1, set()), (2, {"raw", "link"}), (3, {"raw", "ridge"})])
+@pytest.mark.parametrize(
+    ("paired", "figures"), [(0, set()), (1, set()), (2, {"raw", "matched_audio"}), (3, {"raw", "ridge"})]
+)
 def test_few_recordings(tmp_path, paired, figures):
     """Half of the recordings are held out: of two, one is left to train on, which is no ridge regression."""
     unpaired_but(paired).save(tmp_path / "cache")
-    metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out", max_steps=2, validation_fraction=0.4))
+    metrics = train(bridge_arguments(tmp_path / "cache", tmp_path / "out", max_steps=2, validation_fraction=0.4))
     assert figures <= metrics.keys()
     assert ("ridge" in metrics) == (paired == 3)
     assert all(np.isfinite(value) for value in metrics.values() if isinstance(value, float))
@@ -75,8 +77,8 @@ def test_few_recordings(tmp_path, paired, figures):
 
 def test_nothing_held_out(tmp_path):
     make_cache(40).save(tmp_path / "cache")
-    metrics = train_link(link_arguments(tmp_path / "cache", tmp_path / "out", max_steps=2, validation_fraction=0))
-    assert "link" not in metrics
+    metrics = train(bridge_arguments(tmp_path / "cache", tmp_path / "out", max_steps=2, validation_fraction=0))
+    assert "matched_audio" not in metrics
 
 
 @pytest.mark.parametrize(
@@ -90,14 +92,14 @@ def test_nothing_held_out(tmp_path):
 def test_a_model_that_does_not_fit_is_refused(tmp_path, changes, words):
     make_cache(40).save(tmp_path / "cache")
     with pytest.raises(RecipeError, match=words):
-        train_link(link_arguments(tmp_path / "cache", tmp_path / "out", **changes))
+        train(bridge_arguments(tmp_path / "cache", tmp_path / "out", **changes))
     same = {"embedding_dim": EMBEDDING_DIM, "width": 8, "time_embed_dim": 8}
-    train_link(link_arguments(tmp_path / "cache", tmp_path / "out", max_steps=1, model=same))
+    train(bridge_arguments(tmp_path / "cache", tmp_path / "out", max_steps=1, model=same))
 
 
 def test_nothing_to_learn_from_is_refused(tmp_path):
     unpaired_but(0).save(tmp_path / "cache")
     with pytest.raises(RecipeError, match="text_to_text"):
-        train_link(link_arguments(tmp_path / "cache", tmp_path / "out", text_to_text=False))
+        train(bridge_arguments(tmp_path / "cache", tmp_path / "out", loss={"text_to_text": False}))
     with pytest.raises(DataError, match="does not exist"):
-        train_link(link_arguments(tmp_path / "nowhere", tmp_path / "out"))
+        train(bridge_arguments(tmp_path / "nowhere", tmp_path / "out"))
