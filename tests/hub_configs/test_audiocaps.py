@@ -50,7 +50,8 @@ def test_reduced_size_runs(case):
         },
     )
     pipe.decoder.tokenizer = tokenizer
-    torch.nn.init.normal_(pipe.link.proj_out[-1].weight, std=0.1)  # zero at first: an untrained link predicts nothing
+    # Zero at first: an untrained link predicts nothing.
+    torch.nn.init.normal_(pipe.link.denoiser.proj_out[-1].weight, std=0.1)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.projector.config.num_prefix_tokens == tokens
     assert pipe.projector.config.num_layers == layers

@@ -18,17 +18,16 @@ from ..bridges.diffgap import DiffGapModel
 from ..bridges.diffusion_bridge import DiffusionBridgeModel
 from ..bridges.diffusion_link import DiffusionLinkModel
 from ..bridges.linear import LinearBridge
-from ..bridges.losses import DiffusionLinkLoss
+from ..bridges.losses import DiffusionLinkLoss, diffusion_link_loss, share_of_loss
 from ..bridges.memory_projection import MemoryProjection
 from ..bridges.regression import RegressionBridge
 from ..bridges.sampling import make_scheduler
-from ..bridges.seed import seed_config
+from ..bridges.seed import seed_bridge_config
 from ..bridges.text_subspace import TextSubspaceBridge
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import RecipeError
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
-from .bridge_losses import link_loss, own_loss
 from .checkpoints import identity
 from .optimize import BridgeOptimization, optimize
 from .preparation import check_fields, construct, make_accelerator
@@ -50,7 +49,7 @@ class Method:
         config: arguments of the class that make it this method, given D; the user's come on top.
         uses_unpaired: whether training batches also hold targets without a partner.
         max_train_timestep: training timesteps are 0 to this, exclusive.
-        loss: of a training batch; `own_loss` by default.
+        loss: of a training batch; `share_of_loss` by default.
         loss_options: its defaults.
     """
 
@@ -59,7 +58,7 @@ class Method:
     config: Callable[[int], dict[str, Any]] = lambda width: {"embedding_dim": width}
     uses_unpaired: bool = False
     max_train_timestep: int = 1000
-    loss: Loss = own_loss
+    loss: Loss = share_of_loss
     loss_options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -85,13 +84,13 @@ METHODS: dict[str, Method] = {
     "seed": Method(
         DiffusionLinkModel,
         "trained",
-        seed_config,
+        seed_bridge_config,
         uses_unpaired=True,
-        loss=link_loss,
+        loss=diffusion_link_loss,
         loss_options={"topology_weight": 0.0},
     ),
     # As the paper has it …
-    "diffusion-link": Method(DiffusionLinkModel, "trained", uses_unpaired=True, loss=link_loss),
+    "diffusion-link": Method(DiffusionLinkModel, "trained", uses_unpaired=True, loss=diffusion_link_loss),
     # … and with the changes that helped most: shallow training timesteps, one step from the input as it is.
     "diffusion-link-shallow": Method(
         DiffusionLinkModel,
@@ -99,7 +98,7 @@ METHODS: dict[str, Method] = {
         _with(add_noise=False, num_inference_steps=1),
         uses_unpaired=True,
         max_train_timestep=150,
-        loss=link_loss,
+        loss=diffusion_link_loss,
     ),
 }
 
@@ -145,7 +144,7 @@ def train_bridge(
         validation_fraction: share of groups held out, on which the metrics are measured.
         seed: of the split, the weights, data order and noise.
         model: arguments of the bridge's class, such as ``{"width": 256}``.
-        loss: options of the method's loss; see `link_loss`.
+        loss: options of the method's loss; see `diffusion_link_loss`.
         mixed_precision: "no", "bf16", or, not on a CPU, "fp16".
         checkpoint_every: steps.
         resume: go on from the newest checkpoint in ``output``, if there is one.
@@ -326,7 +325,7 @@ def _loss_options(how: Method) -> list[str]:
     """Names of the options of the method's loss; every loss takes its batch without naming it."""
     if how.how != "trained":
         return []
-    loss = how.bridge.training_loss if how.loss is own_loss else how.loss
+    loss = how.bridge.training_loss if how.loss is share_of_loss else how.loss
     batch = {"self", "bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share", "rows"}
     return [name for name in inspect.signature(loss).parameters if name not in batch]
 

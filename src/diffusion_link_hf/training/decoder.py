@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from tqdm import tqdm
 
+from ..bridges.losses import Share
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError, RecipeError
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .batches import CaptionBatches
-from .bridge_losses import Share
 from .caption_model import CaptionModel
 from .checkpoints import check_best, identity, save_checkpoint, saved_state
 from .dropout import seed_dropout

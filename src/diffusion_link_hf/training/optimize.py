@@ -12,10 +12,9 @@ from torch import nn
 from tqdm import tqdm
 
 from ..bridges.base import BridgeModel
-from ..bridges.losses import DiffusionLinkLoss
+from ..bridges.losses import DiffusionLinkLoss, Share
 from ..errors import RecipeError
 from .averaging import AveragedWeights, averaged
-from .bridge_losses import Share
 from .checkpoints import check_best, save_checkpoint, saved_state
 from .dropout import seed_dropout
 from .recipes import TrainedBridgeArguments

@@ -140,7 +140,7 @@ class LinkTrainingArguments(TrainedBridgeArguments):
         model: arguments of `DiffusionLinkModel`.
         max_train_timestep: the paper trains on all 1000, a link that is only used shallowly does better with 150 to
             300.
-        topology_weight, topology_source, topology_reduction: see `bridges.losses.total_loss`.
+        topology_weight, topology_source, topology_reduction: see `bridges.losses.diffusion_link_loss`.
         text_to_text: whether the text→text branch is trained, as the paper does.
     """
 
