@@ -18,7 +18,7 @@ _EXPORTS = {
     "BridgeModel": "bridges.base",
     "DiffusionLinkModel": "bridges.diffusion_link",
     "DiffusionLinkModelOutput": "bridges.diffusion_link",
-    "make_seed": "bridges.seed",
+    "make_seed_bridge": "bridges.seed",
     "IdentityBridge": "bridges.centering",
     "MeanCentering": "bridges.centering",
     "LinearBridge": "bridges.linear",

@@ -20,7 +20,19 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", 
 WEIGHTS_AND_TEXT = ["*.json", "*.txt", "*.safetensors", "tokenizer*"]  # of a repository that holds one model
 # Where a component's folder names the base model that it does not hold: a file, and the field of it.
 _REFERENCES = (("reference.json", None), ("decoder_config.json", "base"))
+# Names of classes and of configuration fields in folders saved before they were renamed: old → new.
+FORMER_NAMES = {"MeanCentring": "MeanCentering", "centred": "centered"}
 LoadPath = str | os.PathLike
+
+
+def current_name(name: Any) -> Any:
+    """What the class or the configuration field that a folder names is called now; other values as they are.
+
+    Example:
+        >>> current_name("MeanCentring")
+        'MeanCentering'
+    """
+    return FORMER_NAMES.get(name, name) if isinstance(name, str) else name
 
 
 def default_pipeline_folder() -> Path:
@@ -437,7 +449,7 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
         refuse_pickles(folder)
         class_name = read_json(folder / cls.config_name).get("_class_name")
-        if class_name not in (None, cls.__name__):
+        if current_name(class_name) not in (None, cls.__name__):
             raise ModelFolderError(
                 folder, f"holds a {class_name}", f"{cls.__name__} cannot read it: load it with its own class"
             )
@@ -446,6 +458,11 @@ class StrictModel(ModelMixin, ConfigMixin):
             # In memory of torch's own: a safetensors file maps weights at any offset, and matrix products round by it.
             tensor.data = tensor.data.clone()
         return model
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As `ConfigMixin.extract_init_dict`, of a configuration whose fields may have their former names."""
+        return super().extract_init_dict({current_name(name): value for name, value in config_dict.items()}, **kwargs)
 
     def save_config(self, save_directory: LoadPath, push_to_hub: bool = False, **kwargs) -> None:
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)

@@ -53,7 +53,8 @@ def test_reduced_size_runs(folder, mode):
         **({} if mode == "zeroshot" else {"projector": projector}),
     )
     pipe.decoder.tokenizer = tokenizer
-    torch.nn.init.normal_(pipe.link.proj_out[-1].weight, std=0.1)  # zero at first: an untrained link predicts nothing
+    # Zero at first: an untrained link predicts nothing.
+    torch.nn.init.normal_(pipe.link.denoiser.proj_out[-1].weight, std=0.1)
     pipe.set_progress_bar_config(disable=True)
     assert (pipe.projector.config.num_prefix_tokens, pipe.projector.config.num_layers) == MODES[mode]
     assert pipe.link.config.noise_timestep == 100

@@ -18,8 +18,8 @@ from ..audio import (
     load_audio,
     split_windows,
 )
-from ..bridges.base import BridgeModel, Modality, check_modality, check_noise_is_used
-from ..bridges.sampling import check_options, check_scheduler, make_scheduler
+from ..bridges.base import BridgeModel, Modality, check_call, check_noise_is_used
+from ..bridges.sampling import check_scheduler, make_scheduler
 from ..errors import AudioError, InputError, ModelFolderError
 from ..loading import INDEX, LoadPath, read_json, resolve_folder
 from ..models.clap import ClapEncoder
@@ -193,13 +193,11 @@ class AudioCaptionPipeline(FolderPipeline):
             "noise_timestep": noise_timestep,
             "add_noise": add_noise,
         }
-        check_modality(modality)
-        check_embeddings(embeds, self.clap.embedding_dim)
-        check_options(**options)
         check_noise_is_used(self.link, noise, add_noise)
         if self.link is None:
+            check_call(embeds, modality, self.clap.embedding_dim, **options)
             return embeds
-        return self.link.bridge(embeds.to(self._execution_device), modality, **options)
+        return self.link.bridge(dense_floats(embeds, "embeds").to(self._execution_device), modality, **options)
 
     def decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
         """Text-like embeddings → captions.

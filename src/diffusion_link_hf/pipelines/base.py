@@ -11,7 +11,17 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from ..errors import InputError, ModelFolderError
-from ..loading import INDEX, PACKAGE, LoadPath, check_dtype, check_finite, read_json, refuse_pickles, resolve_folder
+from ..loading import (
+    INDEX,
+    PACKAGE,
+    LoadPath,
+    check_dtype,
+    check_finite,
+    current_name,
+    read_json,
+    refuse_pickles,
+    resolve_folder,
+)
 
 
 def public_name(component: Any) -> list[str | None]:
@@ -180,7 +190,7 @@ class FolderPipeline(DiffusionPipeline):
     def _component_class(cls, folder: Path, name: str, entry: Any) -> type:
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
             raise ModelFolderError(folder / INDEX, f"has {name} = {entry!r}", "An entry is [library, class]")
-        library, class_name = entry
+        library, class_name = entry[0], current_name(entry[1])
         # Only what the user already imported may be used: loading a folder must never decide what code runs.
         module = {"diffusers": diffusers, PACKAGE: sys.modules[PACKAGE]}.get(library) or sys.modules.get(library)
         found = getattr(module, class_name, None) if module else None

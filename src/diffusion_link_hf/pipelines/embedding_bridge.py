@@ -70,12 +70,9 @@ class DiffusionLinkPipeline(FolderPipeline):
         """
         if output_type not in ("pt", "np"):
             raise InputError("output_type", f"is {output_type!r}", "Use 'pt' or 'np'")
-        if isinstance(embeds, np.ndarray):
-            embeds = dense_floats(embeds, "embeds")
-        self.link.check_embeds(embeds, modality)
         check_noise_is_used(self.link, noise, add_noise)
         result = self.link.bridge(
-            embeds.to(self._execution_device),
+            dense_floats(embeds, "embeds").to(self._execution_device),
             modality,
             scheduler=self.scheduler,
             generator=generator,

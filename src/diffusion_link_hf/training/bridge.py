@@ -19,14 +19,13 @@ from torch.nn import functional as F
 from ..bridges.base import BridgeModel
 from ..bridges.diffusion_link import DiffusionLinkModel
 from ..bridges.linear import LinearBridge
-from ..bridges.losses import DiffusionLinkLoss
+from ..bridges.losses import DiffusionLinkLoss, Share
 from ..bridges.sampling import make_scheduler
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import RecipeError
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .arguments import BridgeTrainingArguments
-from .batches import Share
 from .checkpoints import run_identity
 from .methods import METHODS, Method, build_bridge, get_method
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine

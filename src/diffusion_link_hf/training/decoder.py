@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from ..bridges.losses import Share
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
-from .batches import CaptionBatches, Share
+from .batches import CaptionBatches
 from .caption_model import CaptionModel
 from .checkpoints import run_identity
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine

@@ -13,13 +13,12 @@ from ..bridges.diffgap import DiffGapModel
 from ..bridges.diffusion_bridge import DiffusionBridgeModel
 from ..bridges.diffusion_link import DiffusionLinkModel
 from ..bridges.linear import LinearBridge
-from ..bridges.losses import DiffusionLinkLoss
+from ..bridges.losses import DiffusionLinkLoss, diffusion_link_loss, share_of_loss
 from ..bridges.memory_projection import MemoryProjection
 from ..bridges.regression import RegressionBridge
-from ..bridges.seed import seed_config
+from ..bridges.seed import seed_bridge_config
 from ..bridges.text_subspace import TextSubspaceBridge
 from ..errors import RecipeError
-from .bridge_losses import link_loss, own_loss
 from .preparation import check_options, construct
 
 # (bridge, source (P, D), target (B, D), scheduler, generator, max_train_timestep, share, **options) → () or its parts
@@ -48,7 +47,7 @@ class Method:
     config: Callable[[int], dict[str, Any]] = lambda width: {"embedding_dim": width}
     uses_unpaired: bool = False
     max_train_timestep: int = 1000
-    loss: Loss = own_loss
+    loss: Loss = share_of_loss
     loss_options: dict[str, Any] = field(default_factory=dict)
 
     def all_loss_options(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +64,7 @@ class Method:
     def _loss_parameters(self) -> dict[str, inspect.Parameter]:
         if not self.trained:
             return {}
-        loss = self.bridge.training_loss if self.loss is own_loss else self.loss
+        loss = self.bridge.training_loss if self.loss is share_of_loss else self.loss
         return {name: each for name, each in inspect.signature(loss).parameters.items() if name not in _BATCH}
 
 
@@ -91,13 +90,13 @@ METHODS: dict[str, Method] = {
     "seed": Method(
         DiffusionLinkModel,
         trained=True,
-        config=seed_config,
+        config=seed_bridge_config,
         uses_unpaired=True,
-        loss=link_loss,
+        loss=diffusion_link_loss,
         loss_options={"topology_weight": 0.0},
     ),
     # As in the paper …
-    "diffusion-link": Method(DiffusionLinkModel, trained=True, uses_unpaired=True, loss=link_loss),
+    "diffusion-link": Method(DiffusionLinkModel, trained=True, uses_unpaired=True, loss=diffusion_link_loss),
     # … and with the changes that helped most: small training timesteps, one step from the input as it is.
     "diffusion-link-shallow": Method(
         DiffusionLinkModel,
@@ -105,7 +104,7 @@ METHODS: dict[str, Method] = {
         config=_with(add_noise=False, num_inference_steps=1),
         uses_unpaired=True,
         max_train_timestep=150,
-        loss=link_loss,
+        loss=diffusion_link_loss,
     ),
 }
 

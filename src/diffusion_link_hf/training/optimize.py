@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from ..bridges.losses import Share
 from ..errors import RecipeError
 from .arguments import TrainingArguments
-from .batches import Share
 from .checkpoints import check_best, save_checkpoint, saved_state
 from .sharding import load_optimizer_state, whole_tensors
 
