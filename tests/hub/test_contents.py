@@ -87,7 +87,7 @@ def test_recipes_of_other_stages(folder, tmp_path):
 
 def test_the_embedded_pipeline_can_be_published():
     contents = collect(default_pipeline_folder())
-    assert {"ATTRIBUTION.txt", "recipes/link.yaml", "recipes/decoder.yaml"} <= set(contents.files)
+    assert {"ATTRIBUTION.txt", "recipes/bridge.yaml", "recipes/decoder.yaml"} <= set(contents.files)
     assert contents.left_out == ()
 
 

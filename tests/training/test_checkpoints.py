@@ -3,10 +3,12 @@
 import json
 import os
 import resource
+import shutil
 
 import pytest
 import torch
 
+from diffusion_link_hf import train
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training.checkpoints import (
     folder_fingerprint,
@@ -15,6 +17,7 @@ from diffusion_link_hf.training.checkpoints import (
     save_checkpoint,
     start_anew,
 )
+from support.training import bridge_arguments, decoder_arguments, make_base, make_cache
 
 RECIPE = {"learning_rate": 1e-3, "model": {"width": 8}, "widths": (1, 2), "output": "a", "link": "x"}
 IDENTITY = run_identity(RECIPE, data="d", link="l", clap=None)
@@ -165,3 +168,47 @@ def test_a_run_that_starts_anew_leaves_no_later_steps(saved):
     save_checkpoint(saved, 5, {"weights": torch.zeros(1)}, IDENTITY, keep=1)
     assert load_checkpoint(saved, IDENTITY)[0] == 5
     assert (saved / "step-notes").is_dir()
+
+
+def age(checkpoint):
+    """Rewrites a checkpoint in the words of the first version; without loss options in the bridge stage's identity."""
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    state["optimiser"] = state.pop("optimizer")
+    identity = json.loads((checkpoint / "identity.json").read_text())
+    recipe = identity["recipe"]
+    if recipe["stage"] == "bridge":
+        state["decay"] = state.pop("schedule")
+        del state["misses"]
+        state["best"] = {"value" if name == "score" else name: part for name, part in state["best"].items()}
+        recipe["stage"] = "link"
+        del recipe["method"]
+        for name in ("dim_reduction", "batch_reduction"):
+            del recipe["loss"][name]
+    else:
+        recipe["mode"] = "text_only"
+    torch.save(state, checkpoint / "state.pt")
+    (checkpoint / "identity.json").write_text(json.dumps(identity))
+
+
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
+def test_a_run_of_the_first_version_goes_on(tmp_path, stage):
+    """To the same bits as without the interruption; a recipe that differs is refused as ever."""
+    make_cache().save(tmp_path / "cache")
+    every = {"max_steps": 12, "checkpoint_every": 8, "validate_every": 4, "keep": "best"}
+
+    def arguments(output, **changes):
+        if stage == "bridge":
+            return bridge_arguments(tmp_path / "cache", tmp_path / output, **every, **changes)
+        base = make_base(tmp_path / "base")
+        return decoder_arguments(tmp_path / "cache", base, tmp_path / output, mode="zeroshot", **every, **changes)
+
+    expected = train(arguments("whole"))
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "old" / "checkpoints")
+    age(tmp_path / "old" / "checkpoints" / "step-00000008")
+    with pytest.raises(RecipeError, match=r"another recipe \(seed 0, now 1\)"):
+        train(arguments("old", seed=1))
+    assert train(arguments("old"))["steps"] == expected["steps"]
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
+    assert files
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "old" / file).read_bytes()

@@ -7,7 +7,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from diffusion_link_hf.bridges.base import BridgeModel
-from diffusion_link_hf.training.bridge import averaged
+from diffusion_link_hf.training.bridge import AveragedWeights, averaged
 from diffusion_link_hf.training.optimize import seed_dropout, warmup_cosine
 from support.models import make_link
 
@@ -48,3 +48,20 @@ def test_a_failing_validation_leaves_the_weights():
     assert link.training
     for parameter, expected in zip(link.parameters(), before, strict=True):
         assert torch.equal(parameter, expected)
+
+
+def test_averaged_weights_are_those_of_diffusers():
+    """In float64, where the order of operations does not show."""
+    link = make_link().double()
+    expected, found = (make(link.parameters(), decay=0.9, foreach=True) for make in (EMAModel, AveragedWeights))
+    for _ in range(20):
+        with torch.no_grad():
+            for parameter in link.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        for average in (expected, found):
+            average.step(link.parameters())
+    for one, other in zip(expected.shadow_params, found.shadow_params, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-12, rtol=0)
+    for average in (expected, found):  # of which the state says how far it is
+        average.shadow_params = []
+    assert found.state_dict() == expected.state_dict()
