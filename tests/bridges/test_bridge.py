@@ -251,7 +251,7 @@ def test_the_base_class_has_no_instances():
         BridgeModel()
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.how == "closed form"])
+@pytest.mark.parametrize("method", ["identity", "centering", "c3", "ridge", "procrustes", "text-subspace", "memory"])
 def test_a_closed_form_has_no_training_loss(method):
     with pytest.raises(NotImplementedError, match="fit"):
         make_bridge(method).training_loss(make_rows(2), make_rows(2), make_scheduler(), torch.Generator(), 1000)

@@ -13,7 +13,7 @@ from diffusion_link_hf.bridges.losses import (
     squared_error,
     topology_loss,
 )
-from diffusion_link_hf.bridges.sampling import draw_noised, make_scheduler
+from diffusion_link_hf.bridges.sampling import TrainingNoise, make_scheduler
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.training.bridge import build_bridge
 from support.bridges import make_rows, unit
@@ -73,7 +73,7 @@ def link_and_batch():
     link = make_link().double()
     batch = [5 * unit(make_rows(7, seed)).double() for seed in (1, 2)]
     generator = torch.Generator().manual_seed(3)
-    states = [draw_noised(clean, make_scheduler(), 300, generator) for clean in reversed(batch)]
+    states = [TrainingNoise(make_scheduler(), generator, 300).add_to(clean) for clean in reversed(batch)]
     predictions = [link(*drawn).sample.float() for drawn in states]
     return link, batch, predictions
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_link_hf.bridges.sampling import (
+    TrainingNoise,
     add_noise,
     check_scheduler,
     ddim_sample,
-    draw_noised,
     make_scheduler,
     shallow_timesteps,
 )
@@ -140,10 +140,10 @@ def test_the_state_is_not_changed():
 def test_training_draw():
     """z_s = √ᾱ_s z_0 + √(1 − ᾱ_s) ε with timesteps below the bound, and a function of the generator alone."""
     clean, scheduler = make_rows(4000), make_scheduler()
-    state, timesteps = draw_noised(clean, scheduler, 150, torch.Generator().manual_seed(3))
+    state, timesteps = TrainingNoise(scheduler, torch.Generator().manual_seed(3), 150).add_to(clean)
     assert timesteps.min() == 0
     assert timesteps.max() == 149
-    again, _ = draw_noised(clean, scheduler, 150, torch.Generator().manual_seed(3))
+    again, _ = TrainingNoise(scheduler, torch.Generator().manual_seed(3), 150).add_to(clean)
     assert torch.equal(state, again)
     alpha = scheduler.alphas_cumprod[timesteps].double()[:, None]
     noise = (state.double() - alpha.sqrt() * clean) / (1 - alpha).sqrt()

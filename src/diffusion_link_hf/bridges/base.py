@@ -15,8 +15,16 @@ from torch.nn import functional as F
 from ..errors import DataError, InputError, ModelFolderError
 from ..loading import PACKAGE, LoadPath, StrictModel, current_name, read_json, resolve_folder
 from ..tensors import check_embeddings, rescale_rows
+from .sampling import (
+    TrainingNoise,
+    check_noise,
+    check_options,
+    check_scheduler,
+    ddim_sample,
+    make_scheduler,
+    shallow_timesteps,
+)
 from .sampling import add_noise as noised
-from .sampling import check_noise, check_options, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
 
 Modality = Literal["audio", "text"]
 MODALITIES = ("audio", "text")
@@ -30,7 +38,7 @@ class BridgeModel(StrictModel, ABC):
     `fit_statistics`.
 
     A subclass implements `_bridge`, in which a row's result must not depend on the rows beside it. A bridge with a
-    closed form also implements `_fit`, and a trained one `training_loss`. Its configuration has ``embedding_dim`` and
+    closed form also implements `_fit`, and a trained one `_training_loss`. Its configuration has ``embedding_dim`` and
     ``scale``; where something is noised, also ``noise_seed`` and ``add_noise``.
 
     "audio" and "text" name the two sides of any pair of modalities: "audio" is where a bridge comes from, "text" where
@@ -151,7 +159,6 @@ class BridgeModel(StrictModel, ABC):
         generator: torch.Generator,
         max_train_timestep: int,
         rows: slice = slice(None),
-        **options: Any,
     ) -> torch.Tensor:
         """The loss of a training batch, for bridges that are trained; `train_bridge` minimizes it.
 
@@ -167,15 +174,20 @@ class BridgeModel(StrictModel, ABC):
             generator: of timesteps and noise, on the CPU.
             max_train_timestep: timesteps are 0 to this, exclusive.
             rows: the part of the batch that the loss is of: a slice of the targets, and of their sources.
-            options: a subclass may name some, which a recipe then sets in ``loss:``.
 
         Returns:
             (), with a gradient.
 
         Raises:
-            NotImplementedError: this bridge has a closed form; `fit` is all of its training.
+            NotImplementedError: a bridge of a closed form; `DiffusionLinkModel`, whose loss is `diffusion_link_loss`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no training loss: it is fitted by fit()")
+        return self._training_loss(source, target, TrainingNoise(scheduler, generator, max_train_timestep), rows)
+
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
+    ) -> torch.Tensor:
+        """`training_loss`: noise is added to the whole batch, and the mean over ``rows`` is returned."""
+        raise NotImplementedError(f"{type(self).__name__} has no training loss: fit() is all of its training")
 
     def _check_rows(
         self,

@@ -14,7 +14,7 @@ from ..tensors import rescale_rows
 from .base import BridgeModel, Modality, check_call, evaluating
 from .denoisers import ResidualMlp
 from .losses import squared_error
-from .sampling import check_scheduler, ddim_sample, draw_noised, make_scheduler, shallow_timesteps
+from .sampling import TrainingNoise, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
 
 
 class DiffGapModel(BridgeModel):
@@ -81,22 +81,16 @@ class DiffGapModel(BridgeModel):
         """State z_s (B, D), s for all or (B,), condition (B, D) → predicted clean embedding of ``side`` (B, D)."""
         return self.denoisers[side](sample, timestep, condition)
 
-    def training_loss(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        scheduler: DDIMScheduler,
-        generator: torch.Generator,
-        max_train_timestep: int,
-        rows: slice = slice(None),
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
     ) -> torch.Tensor:
-        """E‖e^t − φ_text(e^t_s, s, e^a)‖² + E‖e^a − φ_audio(e^a_s, s, e^t)‖². See `BridgeModel.training_loss`."""
+        """E‖e^t − φ_text(e^t_s, s, e^a)‖² + E‖e^a − φ_audio(e^a_s, s, e^t)‖²."""
         if not len(source):
             raise DataError("source", "is empty", "DiffGAP learns from matched pairs only")
         target = target[: len(source)]
         loss = target.new_zeros(())
         for side, clean, condition in (("text", target, source), ("audio", source, target)):
-            state, timesteps = draw_noised(clean, scheduler, max_train_timestep, generator)
+            state, timesteps = noise.add_to(clean)
             predicted = self(state[rows], timesteps[rows], condition[rows], side)
             loss = loss + squared_error(clean[rows], predicted.float())
         return loss

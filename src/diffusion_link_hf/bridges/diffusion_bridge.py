@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 from torch.nn import functional as F
 
@@ -11,7 +10,7 @@ from ..errors import InputError
 from .base import BridgeModel, Modality
 from .denoisers import ResidualMlp, UNet1d
 from .losses import squared_error
-from .sampling import draw_noised, shallow_timesteps
+from .sampling import TrainingNoise, shallow_timesteps
 
 
 class DiffusionBridgeModel(BridgeModel):
@@ -93,22 +92,15 @@ class DiffusionBridgeModel(BridgeModel):
         """(B, D) → (B, D) of norm ``config.scale``."""
         return F.normalize(sample, dim=-1) * self.config.scale
 
-    def training_loss(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        scheduler: DDIMScheduler,
-        generator: torch.Generator,
-        max_train_timestep: int,
-        rows: slice = slice(None),
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
     ) -> torch.Tensor:
-        """E‖e^t − φ(e^t_s, s)‖² on text alone; ``source`` is not looked at. See `BridgeModel.training_loss`."""
-        drawn = draw_noised(target, scheduler, max_train_timestep, generator)
-        target, state, timesteps = (part[rows] for part in (target, *drawn))
+        """E‖e^t − φ(e^t_s, s)‖² on text alone; ``source`` is not looked at."""
+        target, state, timesteps = (part[rows] for part in (target, *noise.add_to(target)))
         predicted = self(state, timesteps).float()
         if not self.config.snr_weight:
             return squared_error(target, predicted)
-        alphas = scheduler.alphas_cumprod.to(target.device)[timesteps]
+        alphas = noise.scheduler.alphas_cumprod.to(target.device)[timesteps]
         weight = alphas / (1 - alphas)
         if self.config.max_snr is not None:
             weight = weight.clamp(max=self.config.max_snr)

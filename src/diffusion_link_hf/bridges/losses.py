@@ -4,7 +4,7 @@ Each loss is computed for a `Share` of a batch: the losses of all shares add up 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from diffusers import DDIMScheduler
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from .base import BridgeModel
 from .diffusion_link import DiffusionLinkModel
-from .sampling import draw_noised
+from .sampling import TrainingNoise
 
 Reduction = Literal["sum", "mean"]
 
@@ -56,17 +56,12 @@ class DiffusionLinkLoss:
 
 
 def squared_error(
-    target: torch.Tensor,
-    predicted: torch.Tensor,
-    dim_reduction: Reduction = "sum",
-    batch_reduction: Reduction = "mean",
-    batch_size: int | None = None,
+    target: torch.Tensor, predicted: torch.Tensor, dim_reduction: Reduction = "sum", batch_reduction: Reduction = "mean"
 ) -> torch.Tensor:
     """‖e − ê‖², reduced over dimensions and batch.
 
     Args:
         target, predicted: (B, D).
-        batch_size: number of rows to take the mean over, where these are a share of a batch; B by default.
 
     Returns:
         ().
@@ -82,7 +77,7 @@ def squared_error(
     """
     errors = (predicted - target).square()
     errors = _reduce(errors.sum(1), dim_reduction, errors.shape[1])
-    return _reduce(errors.sum(), batch_reduction, len(target) if batch_size is None else batch_size)
+    return _reduce(errors.sum(), batch_reduction, len(target))
 
 
 def diffusion_loss(
@@ -114,9 +109,10 @@ def diffusion_loss(
         >>> diffusion_loss(text, from_text=text, from_audio=torch.zeros(2, 3)).item()  # 2 of 4 rows, each ‖1‖² = 3
         1.5
     """
-    reductions = dim_reduction, batch_reduction, len(text) if batch_size is None else batch_size
-    loss = squared_error(text[: len(from_audio)], from_audio, *reductions)
-    return loss if from_text is None else loss + squared_error(text, from_text, *reductions)
+    loss = squared_error(text[: len(from_audio)], from_audio, dim_reduction, "sum")
+    if from_text is not None:
+        loss = loss + squared_error(text, from_text, dim_reduction, "sum")
+    return _reduce(loss, batch_reduction, len(text) if batch_size is None else batch_size)
 
 
 def topology_loss(
@@ -209,7 +205,8 @@ def diffusion_link_loss(
         raise InputError("topology_source", f"is {topology_source!r}", "Use 'audio', 'text' or 'both'")
     rows = share.rows(len(target))
     branches = [target, source] if text_to_text else [source]
-    drawn = [draw_noised(clean, scheduler, max_train_timestep, generator) for clean in branches]
+    noise = TrainingNoise(scheduler, generator, max_train_timestep)
+    drawn = [noise.add_to(clean) for clean in branches]
     states, timesteps = (torch.cat([part[rows] for part in parts]) for parts in zip(*drawn, strict=True))
     predicted = bridge(states, timesteps, return_dict=False)[0].float()
     text, paired = target[rows], target[: len(source)]
@@ -237,7 +234,6 @@ def share_of_loss(
     generator: torch.Generator,
     max_train_timestep: int,
     share: Share = WHOLE,
-    **options: Any,
 ) -> torch.Tensor:
     """A share's part of a bridge's own `BridgeModel.training_loss`, whose arguments it takes.
 
@@ -253,7 +249,7 @@ def share_of_loss(
         True
     """
     rows = share.rows(len(target))
-    loss = bridge.training_loss(source, target, scheduler, generator, max_train_timestep, rows=rows, **options)
+    loss = bridge.training_loss(source, target, scheduler, generator, max_train_timestep, rows)
     return loss * ((rows.stop - rows.start) / len(target))
 
 

@@ -3,13 +3,13 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 
 from .base import BridgeModel, Modality
 from .denoisers import ResidualMlp
 from .linear import check_text_input, choose_ridge_strength, solve_ridge
 from .losses import squared_error
+from .sampling import TrainingNoise
 
 
 class RegressionBridge(BridgeModel):
@@ -72,16 +72,10 @@ class RegressionBridge(BridgeModel):
         predicted = self.network(sample, 0)
         return predicted + sample @ self.ridge.to(sample.dtype) if self.config.residual_over_ridge else predicted
 
-    def training_loss(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        scheduler: DDIMScheduler,
-        generator: torch.Generator,
-        max_train_timestep: int,
-        rows: slice = slice(None),
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
     ) -> torch.Tensor:
-        """E‖y − ŷ(x)‖², and E‖y − ŷ(y)‖² where text goes through the map. See `BridgeModel.training_loss`."""
+        """E‖y − ŷ(x)‖², and E‖y − ŷ(y)‖² where text goes through the map."""
         source, target = source[rows], target[rows]
         loss = target.new_zeros(())
         if len(source):

@@ -1,6 +1,7 @@
 """The diffusion process: noising, and shallow DDIM sampling (η = 0) from a chosen timestep back to the clean sample."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -162,26 +163,31 @@ def add_noise(
     return alpha.sqrt().to(clean.dtype) * clean + (1 - alpha).sqrt().to(clean.dtype) * noise.to(clean.dtype)
 
 
-def draw_noised(
-    clean: torch.Tensor, scheduler: DDIMScheduler, max_timestep: int, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One training draw of the forward process: each row at its own timestep, uniform on 0 … max_timestep − 1.
+@dataclass(frozen=True)
+class TrainingNoise:
+    """The forward process as a training step draws from it: each row at a timestep of its own.
 
     Args:
-        clean: (B, D).
-        generator: a CPU generator, so that devices agree; timesteps are drawn before the noise.
-
-    Returns:
-        z_s (B, D) and s (B,), on the device of ``clean``.
+        scheduler: the process.
+        generator: on the CPU, so that devices agree.
+        max_timestep: timesteps are uniform on 0 … max_timestep − 1.
 
     Example:
-        >>> state, timesteps = draw_noised(torch.randn(4, 8), make_scheduler(), 150, torch.Generator().manual_seed(0))
+        >>> noise = TrainingNoise(make_scheduler(), torch.Generator().manual_seed(0), max_timestep=150)
+        >>> state, timesteps = noise.add_to(torch.randn(4, 8))
         >>> state.shape, bool((timesteps < 150).all())
         (torch.Size([4, 8]), True)
     """
-    timesteps = torch.randint(max_timestep, (len(clean),), generator=generator).to(clean.device)
-    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-    return add_noise(clean, noise, timesteps, scheduler), timesteps
+
+    scheduler: DDIMScheduler
+    generator: torch.Generator
+    max_timestep: int
+
+    def add_to(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A fresh draw, timesteps before noise. (B, D) → z_s (B, D) and s (B,), on the device of ``clean``."""
+        timesteps = torch.randint(self.max_timestep, (len(clean),), generator=self.generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=self.generator).to(clean.device)
+        return add_noise(clean, noise, timesteps, self.scheduler), timesteps
 
 
 def ddim_sample(
