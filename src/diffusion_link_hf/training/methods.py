@@ -24,7 +24,7 @@ from .preparation import check_options, construct
 # (bridge, source (P, D), target (B, D), scheduler, generator, max_train_timestep, share, **options) → () or its parts
 Loss = Callable[..., torch.Tensor | DiffusionLinkLoss]
 # Arguments of losses that are no options.
-_BATCH = {"self", "bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share", "rows"}
+_BATCH = {"bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share"}
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Method:
         return {**defaults, **self.loss_options, **given}
 
     def _loss_parameters(self) -> dict[str, inspect.Parameter]:
+        """Parameters of the loss that are options; every loss takes its batch first."""
         if not self.trained:
             return {}
-        loss = self.bridge.training_loss if self.loss is share_of_loss else self.loss
-        return {name: each for name, each in inspect.signature(loss).parameters.items() if name not in _BATCH}
+        return {name: each for name, each in inspect.signature(self.loss).parameters.items() if name not in _BATCH}
 
 
 def _with(**config: Any) -> Callable[[int], dict[str, Any]]:
