@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint tiny clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed ## set up, then caption the sample sounds with the embedded pipeline
 	$(BIN)/diffusion-link caption examples/sounds

@@ -39,14 +39,14 @@ def make_link(device: str = "cpu") -> DiffusionLinkModel:
 
 def plain_network(link: DiffusionLinkModel, sample: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
     """The link's layers put together as RCG's code does it. (B, D), (B,) or (1,) → (B, D)."""
-    width = link.config.time_embed_dim
-    t = link.time_embed(get_timestep_embedding(timesteps, width, flip_sin_to_cos=True, downscale_freq_shift=0))
-    x = link.proj_in(sample)
-    for block in link.blocks:
+    width, network = link.config.time_embed_dim, link.denoiser
+    t = network.time_embed(get_timestep_embedding(timesteps, width, flip_sin_to_cos=True, downscale_freq_shift=0))
+    x = network.proj_in(sample)
+    for block in network.blocks:
         hidden = block.in_layers(x)
         hidden = hidden + block.time_layers(t)
         x = x + block.out_layers(hidden)
-    return link.proj_out(x)
+    return network.proj_out(x)
 
 
 @torch.no_grad()
@@ -72,8 +72,9 @@ def plain_loop(
 
 def products(link: DiffusionLinkModel, batch: int):
     """The large matrix products of all steps with the link's own weights, and nothing else."""
-    layers = [link.proj_in, *(layer for block in link.blocks for layer in (block.in_layers[-1], block.out_layers[-1]))]
-    weights = [layer.weight.detach() for layer in (*layers, link.proj_out[-1])]
+    network = link.denoiser
+    blocks = [layer for block in network.blocks for layer in (block.in_layers[-1], block.out_layers[-1])]
+    weights = [layer.weight.detach() for layer in (network.proj_in, *blocks, network.proj_out[-1])]
     inputs = [torch.randn(batch, weight.shape[1], device=link.device) for weight in weights]
 
     def work():

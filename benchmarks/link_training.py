@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bridging import plain_network
 from diffusion_link_hf import DiffusionLinkModel, EmbeddingPairs, make_scheduler, train_bridge
-from diffusion_link_hf.bridges.losses import total_loss
+from diffusion_link_hf.bridges.losses import diffusion_loss, topology_loss
 from harness import DisagreementError, Row, Settings, interleave, needs_gpu
 
 BATCH, WIDTH, RATE, DECAY = 128, 512, 5e-4, 0.995
@@ -104,7 +104,7 @@ def plain_loop(pairs: EmbeddingPairs, steps: int, device: str) -> DiffusionLinkM
                 timesteps = torch.randint(1000, (len(clean),), device=clean.device)
                 noised = scheduler.add_noise(clean, torch.randn_like(clean), timesteps)
                 predictions.append(link(noised, timesteps))
-            loss = total_loss(text, *predictions).total
+            loss = diffusion_loss(text, *predictions) + topology_loss(text, predictions[1])
             optimizer.zero_grad()
             accelerator.backward(loss)
             optimizer.step()

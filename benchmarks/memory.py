@@ -99,8 +99,6 @@ def _row(name: str, projection: MemoryProjection, queries: int, settings: Settin
     used = None if on_gpu else peak_memory(len(bank), queries, threads)
     met = times["peer"] >= 2 * times["ours"] and (used is None or used <= 1.2)
     memory = "" if used is None else f"; memory at the peak: {used:.2f} banks"
-    note = (
-        f"floor: the full product in float32, which 8 bits undercut{memory}; results differ by {difference:.1e} at most"
-    )
+    note = f"floor: the full product in float32{memory}; results differ by {difference:.1e} at most"
     more = None if used is None else {"memory_in_banks": used}
     return Row("memory", name, **times, wanted=WANTED, met=met, note=note, threads=threads, repeats=repeats, more=more)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from diffusion_link_hf import score_captions
+from diffusion_link_hf import score
 from harness import Row, Settings, agree, interleave
 
 CAPTIONS, REFERENCES = 500, 5
@@ -42,8 +42,8 @@ def rows(settings: Settings) -> Iterator[Row]:
         return
     candidates, references = make_captions(settings.scaled(CAPTIONS, 20))
     own, peer = ours(candidates, references), by_pycocoevalcap(candidates, references)
-    for metric, score in peer.items():
-        agree(f"{name}: {metric}", own[metric], score, TOLERANCE)
+    for metric, value in peer.items():
+        agree(f"{name}: {metric}", own[metric], value, TOLERANCE)
     times, repeats = interleave(
         {
             "ours": lambda: ours(candidates, references),
@@ -69,7 +69,7 @@ def make_captions(count: int) -> tuple[list[str], list[list[str]]]:
 
 
 def ours(candidates: list[str], references: list[list[str]], metrics=METRICS) -> dict[str, float]:
-    return dict(score_captions(candidates, references, metrics).corpus)
+    return dict(score(candidates, references, metrics).corpus)
 
 
 @contextlib.contextmanager

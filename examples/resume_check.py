@@ -1,6 +1,6 @@
 """Kills real training runs at random moments (SIGKILL), starts them again, and compares the final weights bit for bit.
 
-``python examples/resume_check.py --stage link --kills 20`` trains on small data of its own;
+``python examples/resume_check.py --stage bridge --kills 20`` trains on small data of its own;
 ``python examples/resume_check.py --recipe recipe.yaml --kills 5`` on yours.
 """
 
@@ -26,7 +26,8 @@ TRAIN = Path(__file__).with_name("train.py")
 WIDTH = 32
 WORDS = ("a dog", "rain", "a bell", "wind", "thunder and rain", "a clock", "two people", "an engine")
 SMALL = {
-    "link": {
+    "bridge": {
+        "method": "diffusion-link",
         "max_steps": 300,
         "batch_size": 64,
         "learning_rate": 1e-3,
@@ -62,7 +63,7 @@ class Kill:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=list(SMALL), default="link", help="of the small run made here")
+    parser.add_argument("--stage", choices=list(SMALL), default="bridge", help="of the small run made here")
     parser.add_argument("--recipe", help="a recipe of yours instead; its output folder is not touched")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")

@@ -129,7 +129,7 @@ def test_wrong_usage(arguments, capsys):
 
 
 def test_program_pipes_cleanly(model, sounds):
-    program = [sys.executable, "-m", "diffusion_link_hf.cli", "caption", "--model", model, "--json", str(sounds)]
+    program = [sys.executable, "-m", "diffusion_link_hf", "caption", "--model", model, "--json", str(sounds)]
     run = subprocess.run(program, capture_output=True, text=True, check=True)
     assert len([json.loads(line) for line in run.stdout.splitlines()]) == 3
     assert run.stderr == ""

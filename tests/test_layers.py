@@ -54,8 +54,11 @@ def imports(name: str, file: Path, known: dict[str, Path]) -> set[str]:
 
 
 def graph() -> dict[str, set[str]]:
+    """Module → what it imports. The package's own ``__init__`` is no target: all that it holds is the version and the
+    public names, each imported at its first use, and it imports no module itself (`hub/space/app.py` uses it as a
+    user does)."""
     known = modules()
-    return {name: imports(name, file, known) - {name} for name, file in known.items()}
+    return {name: imports(name, file, known) - {name, "__init__"} for name, file in known.items()}
 
 
 def room(module: str) -> str:

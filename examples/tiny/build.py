@@ -1,4 +1,4 @@
-"""Builds the tiny pipeline in one command: CLAP, scenes, link, language model, decoder, and its judgment by fold.
+"""Builds the tiny pipeline in one command: CLAP, scenes, bridge, language model, decoder, and its judgment by fold.
 
     python examples/tiny/build.py --data esc10 --folds 1 2 3 --judge-folds 4 --output runs/tiny123
     python examples/tiny/build.py --data esc10 --folds 1 2 3 4 --output runs/tiny
@@ -19,13 +19,9 @@ import train_clap
 import train_language_model
 import transformers
 
-from diffusion_link_hf.training.decoder import train_decoder
-from diffusion_link_hf.training.link import train_link
-from diffusion_link_hf.training.recipes import load_recipe
+from diffusion_link_hf import train
 
 logger = logging.getLogger(__name__)
-
-RECIPES = Path(__file__).resolve().parents[2] / "hub_configs" / "tiny"
 
 
 def stages(
@@ -36,24 +32,21 @@ def stages(
     clap, cache, link, words = (output / name for name in ("clap", "cache", "link", "language_model"))
     pipeline = output / "pipeline"
     judged = ["--judge-folds", *judge_folds] if judge_folds else []
-    link_recipe = [f"cache={cache}", f"output={link}"]
-    decoder_recipe = [
-        f"cache={cache}", f"output={pipeline}", f"clap={clap}", f"link={link / 'link'}", f"base_model={words}"
-    ]  # fmt: skip
+    parts = {"clap": str(clap), "link": str(link / "link"), "base_model": str(words)}
     plan: dict[str, tuple[Path, Callable[[], object]]] = {
         "clap": (clap / "training.json", lambda: train_clap.main([*recordings, *judged, "--output", str(clap)])),
         "cache": (
             cache / "manifest.json",
             lambda: embed_scenes.main([*recordings, "--clap", str(clap), "--output", str(cache)]),
         ),
-        "link": (link / "metrics.json", lambda: train_link(load_recipe(RECIPES / "link.yaml", link_recipe))),
+        "bridge": (link / "metrics.json", lambda: train("tiny-bridge", cache=str(cache), output=str(link))),
         "language model": (
             words / "tokenizer_config.json",
             lambda: train_language_model.main(["--output", str(words)]),
         ),
         "decoder": (
             pipeline / "metrics.json",
-            lambda: train_decoder(load_recipe(RECIPES / "decoder.yaml", decoder_recipe)),
+            lambda: train("tiny-decoder", cache=str(cache), output=str(pipeline), **parts),
         ),
     }
     if judge_folds:

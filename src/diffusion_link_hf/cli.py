@@ -1,4 +1,4 @@
-"""The command line: ``diffusion-link <command>``; each command is a file in ``commands/``."""
+"""The command line: ``diffusion-link <command>``, or ``python -m diffusion_link_hf <command>``."""
 
 import argparse
 import atexit
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from . import __version__
 from .errors import DiffusionLinkError
 
-COMMANDS = ("caption", "embed", "train_bridge", "gap", "sweep", "evaluate", "score", "push", "convert_laion")
+COMMANDS = ("caption", "embed", "train", "train_bridge", "gap", "evaluate", "score", "push", "convert_laion")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,5 +1,7 @@
 """The typed errors of the package: each names the item, the value found and the remedy."""
 
+from collections.abc import Iterable
+
 
 class DiffusionLinkError(Exception):
     """Base of every error that this package raises on purpose.
@@ -58,4 +60,15 @@ class RecipeError(DiffusionLinkError, ValueError):
 
 
 class DataError(DiffusionLinkError, ValueError):
-    """A data set or an embedding cache is missing, malformed, or belongs to another encoder."""
+    """A data set or an embedding cache is missing, malformed, or of another encoder; or a file cannot be written."""
+
+
+def listed(names: Iterable[object], most: int = 3) -> str:
+    """The first names, sorted, for a message.
+
+    Example:
+        >>> listed(["d", "b", "a", "c"], most=2)
+        'a, b and 2 more'
+    """
+    names = sorted(map(str, names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,9 +1,14 @@
 """Files that survive a kill: what is written is on the disk, whole, or not there."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from .errors import DataError, DiffusionLinkError
 
 
 def sync(file: IO) -> None:
@@ -22,11 +27,85 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def make_writable(folder: Path) -> None:
-    """Make the folder of results.
+def write_whole(
+    path: Path, write: bytes | Callable[[IO[bytes]], object], remedy: str = "Free some space, or check the folder"
+) -> None:
+    """Write a file that is whole and on the disk, or not there; until then an earlier file of the name stays.
+
+    It is written beside ``path`` as ``.<name>.<process id>.tmp``, synced, and renamed.
+
+    Args:
+        write: the content, or a function that writes it into the open binary file.
 
     Raises:
-        OSError: it cannot be made, or nothing can be written there.
+        DataError: it cannot be written; with ``remedy``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "scores.json"
+        >>> write_whole(path, b"{}")
+        >>> path.read_bytes()
+        b'{}'
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(write) if isinstance(write, bytes) else write(file)
+            sync(file)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except DiffusionLinkError:
+        raise
+    except OSError as error:
+        raise DataError(path, f"cannot be written ({error.strerror or error})", remedy) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into; it takes the place of ``path``, synced, when the block ends without an error.
+
+    Until then it is ``.writing-<name>`` beside ``path``. What a killed writer left there is removed first.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp()) / "step-1"
+        >>> with whole_folder(path) as folder:
+        ...     _ = (folder / "state").write_text("weights")
+        >>> (path / "state").read_text()
+        'weights'
+    """
+    temporary = path.with_name(f".writing-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for inside in sorted(temporary.rglob("*")):
+            if inside.is_dir():
+                sync_folder(inside)
+            else:
+                with open(inside, "r+b") as file:
+                    sync(file)
+        sync_folder(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        DataError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataError(folder, f"cannot be written ({error.strerror or error})", "Name another folder") from error

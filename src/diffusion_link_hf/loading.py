@@ -2,25 +2,44 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 
-from .errors import HubAccessError, InputError, ModelFolderError
+from .errors import DiffusionLinkError, HubAccessError, InputError, ModelFolderError, listed
 
+PACKAGE = __name__.split(".")[0]
 DEFAULT_PIPELINE = "tiny"
+INDEX = "model_index.json"  # of a pipeline's folder, as diffusers names it
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
+WEIGHTS_AND_TEXT = ["*.json", "*.txt", "*.safetensors", "tokenizer*"]  # of a repository that holds one model
+# Where a component's folder names the base model that it does not hold: a file, and the field of it.
+_REFERENCES = (("reference.json", None), ("decoder_config.json", "base"))
+# Names of classes and of configuration fields in folders saved before they were renamed: old → new.
+FORMER_NAMES = {"MeanCentring": "MeanCentering", "centred": "centered"}
 LoadPath = str | os.PathLike
+
+
+def current_name(name: Any) -> Any:
+    """What the class or the configuration field that a folder names is called now; other values as they are.
+
+    Example:
+        >>> current_name("MeanCentring")
+        'MeanCentering'
+    """
+    return FORMER_NAMES.get(name, name) if isinstance(name, str) else name
 
 
 def default_pipeline_folder() -> Path:
     """Folder of the embedded pipeline "tiny": beside the installed package, or at the top of a checkout."""
     package = Path(__file__).resolve().parent
     for folder in (package / "hub_configs" / DEFAULT_PIPELINE, package.parents[1] / "hub_configs" / DEFAULT_PIPELINE):
-        if (folder / "model_index.json").is_file():
+        if (folder / INDEX).is_file():
             return folder
     raise ModelFolderError(
         DEFAULT_PIPELINE,
@@ -77,17 +96,8 @@ def download_snapshot(
 ) -> Path:
     """`huggingface_hub.snapshot_download` with typed errors. Pickles are never fetched."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    where = f"{repo_id}@{revision}" if revision else repo_id
-    try:
+    with hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
         return Path(
             snapshot_download(
                 repo_id,
@@ -99,46 +109,167 @@ def download_snapshot(
                 ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLE_SUFFIXES)],
             )
         )
+
+
+@contextmanager
+def hub_errors(
+    where: str,
+    missing: tuple[str, str] = (
+        "is neither a folder here nor a repository on the Hub",
+        "Check the name; a private repository needs token=",
+    ),
+    failed: tuple[str, str] = ("cannot be fetched", "Check the network and try again"),
+) -> Iterator[None]:
+    """Turns whatever the Hub's client raises in the block into a `HubAccessError`, with the client's error chained.
+
+    Args:
+        where: ``owner/name`` or ``owner/name@revision``.
+        missing: problem and remedy where there is no such repository, or none that the token may see.
+        failed: problem and remedy of what is neither the Hub's answer nor a known mistake, such as a broken connection.
+
+    Raises:
+        HubAccessError: always, in place of another error; our own errors pass.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def refusal(error: HfHubHTTPError) -> HubAccessError:
+        status = error.response.status_code if getattr(error, "response", None) is not None else None
+        if status == 412:  # a commit upon a parent that is no longer the newest
+            return HubAccessError(where, "was changed by somebody else during the push", "Push again")
+        remedy = "Check the token (hf auth login) and its rights" if status in (401, 403) else "Try again later"
+        return HubAccessError(where, f"cannot be had: the Hub answers {status} ({error})", remedy)
+
+    try:
+        yield
+    except DiffusionLinkError:
+        raise
     except HFValidationError as error:
-        raise HubAccessError(
-            where, "is neither a folder nor a Hub id", "Check the path; a Hub id has the form owner/name"
-        ) from error
+        remedy = "Check the path; a Hub id has the form owner/name"
+        raise HubAccessError(where, "is neither a folder nor a Hub id", remedy) from error
     except GatedRepoError as error:
-        raise HubAccessError(
-            where,
-            "is gated",
-            f"Accept its license on https://huggingface.co/{repo_id} and log in (hf auth login) or pass token=",
-        ) from error
+        page = f"https://huggingface.co/{where.split('@')[0]}"
+        remedy = f"Accept its license on {page} and log in (hf auth login) or pass token="
+        raise HubAccessError(where, "is gated", remedy) from error
     except RevisionNotFoundError as error:
         raise HubAccessError(where, "has no such revision", "Name an existing branch, tag or commit") from error
     except RepositoryNotFoundError as error:
-        raise HubAccessError(
-            where,
-            "is neither a folder here nor a repository on the Hub",
-            "Check the name; a private repository needs token=",
-        ) from error
+        raise HubAccessError(where, *missing) from error
     except LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and refused
-            raise refusal(where, error.__cause__) from error
-        raise HubAccessError(
-            where, "is not in the local cache and the Hub cannot be reached", "Go online once, or name a local folder"
-        ) from error
+            raise refusal(error.__cause__) from error
+        remedy = "Go online once, or name a local folder"
+        raise HubAccessError(where, "is not in the local cache and the Hub cannot be reached", remedy) from error
     except HfHubHTTPError as error:
-        raise refusal(where, error) from error
+        raise refusal(error) from error
     except Exception as error:  # the HTTP library below the client raises its own, and differs by the client's version
-        raise HubAccessError(where, f"cannot be fetched ({error})", "Check the network and try again") from error
+        problem, remedy = failed
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error) or type(error).__name__
+        raise HubAccessError(where, f"{problem} ({reason})", remedy) from error
 
 
-def refusal(where: str, error: Exception) -> HubAccessError:
-    """The typed error for a ``HfHubHTTPError`` that says nothing more special than its status."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    remedy = "Check the token (hf auth login) and its rights" if status in (401, 403) else "Try again later"
-    return HubAccessError(where, f"cannot be had: the Hub answers {status} ({error})", remedy)
+@dataclass(frozen=True)
+class BaseReference:
+    """A Hub repository that weights come from, by which a folder can name them instead of holding them.
+
+    Attributes:
+        id: ``owner/name``.
+        revision: a commit, which no branch can move under; or a branch or tag, or None for the default branch.
+
+    Example:
+        >>> BaseReference("laion/larger_clap_general", "main").as_json()
+        {'id': 'laion/larger_clap_general', 'revision': 'main'}
+    """
+
+    id: str
+    revision: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> "BaseReference | None":
+        """That of a component's folder, or None where the folder holds the weights itself.
+
+        Raises:
+            ModelFolderError: its file is damaged, or names no repository.
+        """
+        for file, field in _REFERENCES:
+            if (folder / file).is_file():
+                value = read_json(folder / file)
+                value = value if field is None else value.get(field)
+                if field is None or (isinstance(value, dict) and "id" in value):
+                    return cls.from_json(value, folder / file)
+        return None
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], item: object) -> "BaseReference":
+        """Raises ModelFolderError, naming ``item``, for values that name no repository."""
+        if not isinstance(value.get("id"), str) or not isinstance(value.get("revision"), str | None):
+            raise ModelFolderError(item, f"names no repository ({value})", "It needs 'id' and 'revision'")
+        return cls(value["id"], value.get("revision"))
+
+    def as_json(self) -> dict[str, str | None]:
+        return asdict(self)
+
+    def fetch(self, **hub: Any) -> tuple[Path, "BaseReference"]:
+        """Its snapshot's folder, and the reference pinned to that snapshot's commit.
+
+        Args:
+            hub: as `download_snapshot`.
+
+        Raises:
+            HubAccessError: it cannot be had.
+        """
+        folder = download_snapshot(self.id, self.revision, **hub)
+        return folder, self.pinned(folder)
+
+    def pinned(self, folder: Path) -> "BaseReference":
+        """To the commit of ``folder``, where that is a snapshot in the Hub's cache."""
+        return BaseReference(self.id, folder.name if folder.parent.name == "snapshots" else self.revision)
 
 
-def pinned_source(repo_id: str, revision: str | None, folder: Path) -> dict[str, str | None]:
-    """Reference to a repository at the commit of its snapshot ``folder``: a branch could move under it."""
-    return {"id": repo_id, "revision": folder.name if folder.parent.name == "snapshots" else revision}
+def includes_base(include_base: bool | None, source: BaseReference | None) -> bool:
+    """Whether a component's folder gets copies of its base model's weights; None copies what cannot be referenced.
+
+    Raises:
+        InputError: False, though there is no repository to reference.
+    """
+    if include_base is False and source is None:
+        raise InputError("include_base", "is False, but the weights come from no repository", "Use include_base=True")
+    return source is None if include_base is None else include_base
+
+
+def locate(
+    name_or_path: LoadPath, component: str, revision: str | None = None, **hub: Any
+) -> tuple[Path, BaseReference | None]:
+    """The folder of a model, wherever it is, and the repository that it can be referenced by.
+
+    ``name_or_path`` is a folder, "tiny" or a Hub id, of the model or of a pipeline that has it as ``component``. Where
+    that folder names a base model instead of holding it, it is the base model's folder.
+
+    Args:
+        hub: token, cache_dir, local_files_only and allow_patterns, as `download_snapshot`.
+
+    Returns:
+        The folder, and None for weights of this machine alone, or in the midst of a pipeline's repository.
+
+    Raises:
+        InputError, ModelFolderError, HubAccessError: see `resolve_folder`; also a pipeline without that component.
+    """
+    hub.setdefault("allow_patterns", WEIGHTS_AND_TEXT)
+    whole = resolve_folder(name_or_path, revision, **hub)
+    folder = component_folder(whole, component)
+    if not folder.is_dir():
+        raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
+    if reference := BaseReference.read(folder):
+        return reference.fetch(**hub)
+    if folder is not whole or Path(name_or_path).is_dir() or str(name_or_path) == DEFAULT_PIPELINE:
+        return folder, None
+    return folder, BaseReference(str(name_or_path), revision).pinned(whole)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -161,8 +292,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_pickles(folder: Path) -> None:
-    """Raises ModelFolderError if the folder, or one in it, holds a file that would have to be unpickled."""
-    for path in sorted(folder.rglob("*")):
+    """Raises ModelFolderError if a file, or one anywhere in a folder, would have to be unpickled."""
+    for path in (folder, *sorted(folder.rglob("*"))):
         if path.suffix.lower() in PICKLE_SUFFIXES:
             raise ModelFolderError(
                 path, "is a pickle, which can run code when it is read", "Remove it and use safetensors"
@@ -171,11 +302,6 @@ def refuse_pickles(folder: Path) -> None:
 
 def check_loading_info(folder: LoadPath, info: dict[str, Any]) -> None:
     """Raises ModelFolderError if a loader of diffusers or transformers reports keys that do not match."""
-
-    def some(keys: Iterable) -> str:
-        keys = sorted(str(key) for key in keys)
-        return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-
     for kind, problem in (
         ("missing_keys", "the file lacks"),
         ("unexpected_keys", "the file has weights that the model lacks:"),
@@ -184,8 +310,53 @@ def check_loading_info(folder: LoadPath, info: dict[str, Any]) -> None:
     ):
         if info.get(kind):
             raise ModelFolderError(
-                folder, f"{problem} {some(info[kind])}", "Weights and config.json must come from the same model"
+                folder, f"{problem} {listed(info[kind])}", "Weights and config.json must come from the same model"
             )
+
+
+def load_strict(
+    from_pretrained: Callable[..., tuple[torch.nn.Module, dict[str, Any]]],
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    item: object = None,
+    **options: Any,
+) -> Any:
+    """A model of diffusers or transformers from a folder's safetensors, complete and finite or not at all.
+
+    The libraries' own loaders merely warn of a missing weight and leave it random, or on the meta device.
+
+    Args:
+        from_pretrained: that of the model's class.
+        dtype: of the loaded weights, float32 by default whatever the file holds.
+        item: what errors call a folder without weights; the folder by default.
+        options: more of ``from_pretrained``.
+
+    Raises:
+        ModelFolderError: no safetensors; a configuration or file that cannot be read; a missing, additional or
+            misshapen weight; NaN or infinity.
+        InputError: ``dtype`` is none of torch.
+    """
+    check_dtype(dtype)
+    read_json(folder / "config.json")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelFolderError(
+            item or folder,
+            "holds no safetensors weights",
+            "Name a folder or revision that does, or convert it with save_pretrained; pickles are not read",
+        )
+    try:
+        model, info = from_pretrained(
+            folder, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # whatever the loader raises, the user has to hear which folder it was
+        if isinstance(error, ModelFolderError):
+            raise
+        raise ModelFolderError(
+            folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and come from the same model"
+        ) from error
+    check_loading_info(folder, info)
+    check_finite(model, folder)
+    return model
 
 
 def check_finite(module: torch.nn.Module, folder: LoadPath) -> None:
@@ -249,7 +420,7 @@ def load_tokenizer(folder: Path, remedy: str = "Save or download the folder agai
 
 def component_folder(folder: Path, name: str) -> Path:
     """Of a pipeline's folder, that of a component; of any other, itself."""
-    return folder / name if (folder / "model_index.json").is_file() else folder
+    return folder / name if (folder / INDEX).is_file() else folder
 
 
 class StrictModel(ModelMixin, ConfigMixin):
@@ -278,28 +449,20 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
         refuse_pickles(folder)
         class_name = read_json(folder / cls.config_name).get("_class_name")
-        if class_name not in (None, cls.__name__):
+        if current_name(class_name) not in (None, cls.__name__):
             raise ModelFolderError(
                 folder, f"holds a {class_name}", f"{cls.__name__} cannot read it: load it with its own class"
             )
-        check_dtype(kwargs.get("dtype"))
-        kwargs["dtype"] = kwargs.get("dtype") or torch.float32
-        try:
-            model, info = super().from_pretrained(folder, use_safetensors=True, output_loading_info=True, **kwargs)
-        except Exception as error:  # whatever the loader raises, the user has to hear which folder it was
-            if isinstance(error, ModelFolderError):
-                raise
-            raise ModelFolderError(
-                folder,
-                f"cannot be loaded ({error})",
-                "Weights and config.json must be whole and come from the same model",
-            ) from error
-        check_loading_info(folder, info)
-        check_finite(model, folder)
+        model = load_strict(super().from_pretrained, folder, **kwargs)
         for tensor in (*model.parameters(), *model.buffers()):
             # In memory of torch's own: a safetensors file maps weights at any offset, and matrix products round by it.
             tensor.data = tensor.data.clone()
         return model
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As `ConfigMixin.extract_init_dict`, of a configuration whose fields may have their former names."""
+        return super().extract_init_dict({current_name(name): value for name, value in config_dict.items()}, **kwargs)
 
     def save_config(self, save_directory: LoadPath, push_to_hub: bool = False, **kwargs) -> None:
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)

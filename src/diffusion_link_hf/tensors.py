@@ -1,4 +1,4 @@
-"""Checks of the tensors and arrays that users pass: dense, floating point, finite, of the right width."""
+"""Checks of what users pass to torch: tensors and arrays (dense, floating point, finite, of a width), and devices."""
 
 import numpy as np
 import torch
@@ -69,3 +69,34 @@ def rescale_rows(rows: torch.Tensor) -> torch.Tensor:
     mantissa = torch.frexp(exact.cpu()).mantissa.to(exact.device)  # frexp is there on the CPU and CUDA only
     power = torch.where(exact > 0, exact / (2 * mantissa), 1.0)
     return rows / power.to(rows.dtype)
+
+
+def cast_floats(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """A state dict with its floating-point tensors in ``dtype``; None leaves them as they are."""
+    return {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in state.items()}
+
+
+def check_device(device: str | torch.device, option: str = "device") -> torch.device:
+    """The `torch.device` of a name, once it is known that this machine has it.
+
+    Args:
+        option: what the error calls it, such as "--device".
+
+    Raises:
+        InputError: torch does not know it, or does not see it here.
+
+    Example:
+        >>> check_device("cpu")
+        device(type='cpu')
+        >>> check_device("quantum", "--device")
+        Traceback (most recent call last):
+        ...
+        diffusion_link_hf.errors.InputError: --device: quantum cannot be used (Expected one of cpu, ...
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch's refusals differ
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            option, f"{device} cannot be used ({reason})", "Use cpu, or a device that torch sees"
+        ) from error

@@ -9,12 +9,12 @@ from diffusion_link_hf.analysis import captioning
 from diffusion_link_hf.analysis.bootstrap import GroupBootstrap
 from diffusion_link_hf.analysis.captioning import (
     CaptionResult,
-    EventJudge,
+    EventAccuracy,
     HeldOut,
     caption_embeddings,
+    check_scoring,
     installed_metrics,
     measure_captions,
-    rehearse_scoring,
 )
 from diffusion_link_hf.analysis.event_words import KINDS, EventWords
 from diffusion_link_hf.audio import SAMPLING_RATE
@@ -54,14 +54,14 @@ def test_recordings_without_captions_are_left_out_and_two_are_needed():
     fields = cache.audio, cache.text, owners, cache.captions, cache.audio_names, {}
     assert HeldOut.from_cache(EmbeddingCache(*fields)).names == [cache.audio_names[0], cache.audio_names[2]]
     text_only = EmbeddingCache(cache.audio[:0], cache.text, torch.full_like(owners, -1), cache.captions, [], {})
-    with pytest.raises(DataError, match="are 0"):
+    with pytest.raises(DataError, match="none has captions"):
         HeldOut.from_cache(text_only)
 
 
 def test_event_accuracy_counts_exact_sets_only():
     references = [["a dog"], ["a dog, then rain", "rain after a dog"], ["rain and a bell"], ["silence"], ["wind"]]
     candidates = ["dogs", "rain and a dog", "a bell", "a dog", "wind and a dog"]
-    judge = EventJudge(EventWords(EVENTS), references)
+    judge = EventAccuracy(EventWords(EVENTS), references)
     assert judge.counts == {KINDS[0]: 2, KINDS[1]: 1, KINDS[2]: 1}
     found = judge.estimates(candidates, GroupBootstrap(np.arange(5), 200))
     assert {name: estimate.value for name, estimate in found.items()} == {
@@ -77,7 +77,7 @@ def test_event_accuracy_counts_exact_sets_only():
 
 def test_a_table_of_other_words_is_refused():
     with pytest.raises(DataError, match="no reference"):
-        EventJudge(EventWords({"whale": ["whale"]}), [["a dog"], ["rain"]])
+        EventAccuracy(EventWords({"whale": ["whale"]}), [["a dog"], ["rain"]])
 
 
 def test_means_have_resamples_and_corpus_scores_do_not():
@@ -126,4 +126,4 @@ def test_a_rehearsal_finds_what_cannot_be_scored(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(MetricDependencyError, match="Java"):
-        rehearse_scoring([["a dog"], ["rain"]], ["cider_d"])
+        check_scoring([["a dog"], ["rain"]], ["cider_d"])

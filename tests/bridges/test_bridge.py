@@ -163,10 +163,10 @@ def test_dropout_is_off_while_bridging_and_no_mode_changes():
     bridge, rows = make_bridge("diffusion-link", dropout=0.5), make_rows(3)
     expected = bridge.bridge(rows)
     bridge.train()
-    bridge.proj_in.eval()
+    bridge.denoiser.proj_in.eval()
     assert torch.equal(bridge.bridge(rows), expected)
     assert bridge.training
-    assert not bridge.proj_in.training
+    assert not bridge.denoiser.proj_in.training
 
 
 @every_method
@@ -244,3 +244,31 @@ def test_another_class_does_not_load_it(tmp_path):
     make_bridge("centering").save_pretrained(tmp_path)
     with pytest.raises(ModelFolderError, match="MeanCentering"):
         IdentityBridge.from_pretrained(tmp_path)
+
+
+def test_the_base_class_has_no_instances():
+    with pytest.raises(TypeError, match="abstract"):
+        BridgeModel()
+
+
+@pytest.mark.parametrize("method", ["identity", "centering", "c3", "ridge", "procrustes", "text-subspace", "memory"])
+def test_a_closed_form_has_no_training_loss(method):
+    with pytest.raises(NotImplementedError, match="fit"):
+        make_bridge(method).training_loss(make_rows(2), make_rows(2), make_scheduler(), torch.Generator(), 1000)
+
+
+def test_a_class_loads_by_its_former_name(tmp_path):
+    bridge, rows = make_bridge("centering"), make_rows(3)
+    pipe = DiffusionLinkPipeline(bridge)
+    pipe.save_pretrained(tmp_path)
+    for file in (tmp_path / "link" / "config.json", tmp_path / "model_index.json"):
+        text = file.read_text()
+        assert "MeanCentering" in text
+        file.write_text(text.replace("MeanCentering", "MeanCentring"))
+    loaded = [cls.from_pretrained(tmp_path / "link") for cls in (MeanCentering, BridgeModel)]
+    loaded.append(DiffusionLinkPipeline.from_pretrained(tmp_path).link)
+    for again in loaded:
+        assert type(again) is MeanCentering
+        assert torch.equal(again.bridge(rows), bridge.bridge(rows))
+        again.save_pretrained(tmp_path / "again")
+        assert json.loads((tmp_path / "again" / "config.json").read_text())["_class_name"] == "MeanCentering"

@@ -10,11 +10,9 @@ from diffusion_link_hf.bridges.denoisers import (
     ResidualMlp,
     SequenceAttention,
     UNet1d,
-    draw_noised,
 )
-from diffusion_link_hf.bridges.sampling import make_scheduler
 from diffusion_link_hf.errors import InputError
-from support.bridges import make_rows, numpy_mlp, silu, weights_of
+from support.bridges import numpy_mlp, silu, weights_of
 
 
 def randomize(module: torch.nn.Module, seed=0) -> torch.nn.Module:
@@ -119,17 +117,3 @@ def test_odd_time_widths_are_refused():
     for network in (lambda: ResidualMlp(8, time_embed_dim=7), lambda: UNet1d(time_embed_dim=7)):
         with pytest.raises(InputError, match="time_embed_dim"):
             network()
-
-
-def test_training_draw():
-    """z_s = √ᾱ_s z_0 + √(1 − ᾱ_s) ε with timesteps below the bound, and a function of the generator alone."""
-    clean, scheduler = make_rows(4000), make_scheduler()
-    state, timesteps = draw_noised(clean, scheduler, 150, torch.Generator().manual_seed(3))
-    assert timesteps.min() == 0
-    assert timesteps.max() == 149
-    again, _ = draw_noised(clean, scheduler, 150, torch.Generator().manual_seed(3))
-    assert torch.equal(state, again)
-    alpha = scheduler.alphas_cumprod[timesteps].double()[:, None]
-    noise = (state.double() - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-    assert noise.mean().abs() < 0.01
-    assert noise.std() == pytest.approx(1, abs=0.01)

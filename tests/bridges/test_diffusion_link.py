@@ -8,40 +8,16 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
-from diffusion_link_hf import DiffusionLinkModel
-from diffusion_link_hf.bridges.diffusion_link import GridSampler
-from diffusion_link_hf.bridges.sampling import ddim_coefficients, ddim_sample, make_scheduler, shallow_timesteps
+from diffusion_link_hf import BridgeModel, DiffusionLinkModel
+from diffusion_link_hf.bridges.sampling import ddim_sample, make_scheduler, shallow_timesteps
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from diffusion_link_hf.loading import default_pipeline_folder
+from support.bridges import numpy_mlp, weights_of
 from support.models import EMBEDDING_DIM, make_link, make_responsive_link
 
 
 def embeddings(rows=7, seed=0) -> torch.Tensor:
     return torch.randn(rows, EMBEDDING_DIM, generator=torch.Generator().manual_seed(seed))
-
-
-def numpy_network(link: DiffusionLinkModel, z: np.ndarray, s: int) -> np.ndarray:
-    """RDM MLP of the paper, §3, from the weights alone."""
-    w = {k: v.double().numpy() for k, v in link.state_dict().items()}
-
-    def linear(x, name):
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-    def silu(x):
-        return x / (1 + np.exp(-x))
-
-    def norm(x, name):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-    half = link.config.time_embed_dim // 2
-    angles = s * np.exp(-np.log(10_000) * np.arange(half) / half)
-    t = linear(silu(linear(np.concatenate([np.cos(angles), np.sin(angles)])[None], "time_embed.0")), "time_embed.2")
-    x = linear(z, "proj_in")
-    for k in range(link.config.num_blocks):
-        b = f"blocks.{k}"
-        h = linear(silu(norm(x, f"{b}.in_layers.0")), f"{b}.in_layers.2") + linear(silu(t), f"{b}.time_layers.1")
-        x = x + linear(silu(norm(h, f"{b}.out_layers.0")), f"{b}.out_layers.3")
-    return linear(silu(norm(x, "proj_out.0")), "proj_out.2")
 
 
 @pytest.mark.parametrize("timestep", [0, 19, 99, 999])
@@ -51,7 +27,7 @@ def test_network_is_the_papers(timestep):
     with torch.no_grad():
         # The sinusoids are float32 in diffusers, the only place where the two differ.
         np.testing.assert_allclose(
-            link(z, timestep).sample.numpy(), numpy_network(link, z.numpy(), timestep), atol=2e-4
+            link(z, timestep).sample.numpy(), numpy_mlp(weights_of(link), z.numpy(), timestep, "denoiser."), atol=2e-4
         )
 
 
@@ -60,7 +36,7 @@ def test_a_new_network_predicts_zero():
     link = DiffusionLinkModel(EMBEDDING_DIM, width=16, time_embed_dim=8)
     assert not link(embeddings(), 5).sample.any()
     x = torch.randn(3, 16)
-    assert torch.equal(link.blocks[0](x, torch.randn(1, 8)), x)
+    assert torch.equal(link.denoiser.blocks[0](x, torch.randn(1, 8)), x)
 
 
 def test_size_of_the_default():
@@ -80,7 +56,7 @@ def test_gradient_checkpointing_gives_equal_gradients():
     plain, checkpointed = make_link(), make_link()
     checkpointed.load_state_dict(plain.state_dict())
     checkpointed.enable_gradient_checkpointing()
-    assert checkpointed.gradient_checkpointing
+    assert checkpointed.is_gradient_checkpointing
     for link in (plain, checkpointed):
         link.train()
         link(embeddings(), 50).sample.square().sum().backward()
@@ -169,28 +145,28 @@ def plain_loop(link, state, timesteps, scheduler):
 
 @pytest.mark.parametrize(("width", "rows"), [(40, 1), (40, 90), (70, 90)])
 @pytest.mark.parametrize(("start", "steps"), [(100, 5), (300, 7), (1, 1), (40, 2)])
-def test_the_grid_sampler_equals_ddim_over_the_network(width, rows, start, steps):
+def test_bridging_equals_ddim_over_the_network(width, rows, start, steps):
+    """Though it embeds the timesteps of the grid at once."""
     scheduler, timesteps = make_scheduler(), shallow_timesteps(start, steps)
     link = DiffusionLinkModel(EMBEDDING_DIM, width=width, time_embed_dim=16).eval()
     for parameter in link.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    link, state = torch.nn.Module.to(link, torch.float64), embeddings(rows).double()
-    given = state.clone()
-    sample = GridSampler(link, timesteps, ddim_coefficients(scheduler, timesteps))
-    with torch.no_grad():
-        ours = torch.cat([sample(part) for part in state.split(50)])
-    assert torch.equal(state, given)
-    torch.testing.assert_close(ours, plain_loop(link, given, timesteps, scheduler), atol=1e-10, rtol=0)
+    link, e = torch.nn.Module.to(link, torch.float64), embeddings(rows).double()
+    given = e.clone()
+    ours = link.bridge(e, noise_timestep=start, num_inference_steps=steps, add_noise=False)
+    assert torch.equal(e, given)
+    expected = plain_loop(link, link.normalize(e, "audio"), timesteps, scheduler)
+    torch.testing.assert_close(ours, torch.nn.functional.normalize(expected, dim=1), atol=1e-10, rtol=0)
 
 
 def change_data(link):
     """As optimizers and averaged weights do, past autograd's version counters."""
-    link.blocks[1].time_layers[1].weight.data.mul_(-2)
-    link.proj_out[2].weight.data.mul_(-1)
+    link.denoiser.blocks[1].time_layers[1].weight.data.mul_(-2)
+    link.denoiser.proj_out[2].weight.data.mul_(-1)
 
 
 def add_hook(link):
-    link.blocks[0].in_layers[2].register_forward_hook(lambda module, inputs, output: output.flip(1))
+    link.denoiser.blocks[0].in_layers[2].register_forward_hook(lambda module, inputs, output: output.flip(1))
 
 
 def add_adapter(link):
@@ -202,12 +178,12 @@ def other_class(link):
         def forward(self, x):
             return -super().forward(x)
 
-    link.blocks[0].out_layers[3].__class__ = Negated
+    link.denoiser.blocks[0].out_layers[3].__class__ = Negated
 
 
 def replace_forward(link):
     """As Accelerate's offloading does."""
-    linear = link.proj_out[2]
+    linear = link.denoiser.proj_out[2]
     linear.forward = lambda x: x @ -linear.weight.T
 
 
@@ -219,7 +195,7 @@ def subclass_weight(link):
                 factors = [2 * a if type(a) is cls else a for a in args] if func is torch.nn.functional.linear else args
                 return func(*factors, **(kwargs or {}))
 
-    link.proj_in.weight = Doubled(link.proj_in.weight.detach())
+    link.denoiser.proj_in.weight = Doubled(link.denoiser.proj_in.weight.detach())
 
 
 @pytest.mark.parametrize("change", [change_data, add_hook, add_adapter, other_class, replace_forward, subclass_weight])
@@ -305,13 +281,13 @@ def test_damaged_folders_are_refused(tmp_path, how):
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     if how == "missing key":
-        del weights["proj_in.weight"]
+        del weights["denoiser.proj_in.weight"]
     elif how == "missing buffer":
         del weights["text_mean"]
     elif how == "extra key":
         weights["surplus"] = torch.zeros(2)
     elif how == "nan":
-        weights["proj_in.weight"][0, 0] = float("inf")
+        weights["denoiser.proj_in.weight"][0, 0] = float("inf")
     save_file(weights, path, metadata={"format": "pt"})
     config = json.loads((tmp_path / "config.json").read_text())
     if how == "wrong width":
@@ -325,3 +301,52 @@ def test_damaged_folders_are_refused(tmp_path, how):
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelFolderError):
         DiffusionLinkModel.from_pretrained(tmp_path / "nowhere" if how == "no folder" else tmp_path)
+
+
+def former_weights(link: DiffusionLinkModel) -> dict[str, torch.Tensor]:
+    """As they were saved when the layers were attributes of the link itself."""
+    return {name.removeprefix("denoiser."): weight for name, weight in link.state_dict().items()}
+
+
+@pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
+def test_folders_of_the_former_layout_load(tmp_path, low_cpu_mem_usage):
+    """The link of "tiny" is one; it is saved in the present layout."""
+    folder = default_pipeline_folder() / "link"
+    former = load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert {"proj_in.weight", "blocks.0.in_layers.0.weight"} <= set(former)
+    for cls in (DiffusionLinkModel, BridgeModel):
+        link = cls.from_pretrained(folder, low_cpu_mem_usage=low_cpu_mem_usage)
+        assert set(former_weights(link)) == set(former)
+        for name, weight in former_weights(link).items():
+            assert torch.equal(weight, former[name].float()), name
+    link.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "diffusion_pytorch_model.safetensors")) == set(link.state_dict())
+    rows = torch.randn(3, link.config.embedding_dim)
+    assert torch.equal(DiffusionLinkModel.from_pretrained(tmp_path).bridge(rows), link.bridge(rows))
+
+
+def test_state_dicts_of_the_former_layout_load():
+    """Those of checkpoints, also within another module; and what is wrong in them is still refused."""
+    link, new = make_link(), make_link()
+    former = former_weights(link)
+    given = dict(former)
+    assert not torch.equal(new.denoiser.proj_in.weight, link.denoiser.proj_in.weight)
+    new.load_state_dict(given)
+    assert given == former, "the caller's mapping is not changed"
+    within = torch.nn.ModuleDict({"bridge": make_link()})
+    within.load_state_dict({f"bridge.{name}": weight for name, weight in former.items()})
+    for loaded in (new, within["bridge"]):
+        for name, weight in link.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], weight), name
+    for wrong in (
+        {name: weight for name, weight in former.items() if name != "proj_in.bias"},
+        {**former, "blocks.9.in_layers.0.weight": torch.ones(2)},
+    ):
+        with pytest.raises(RuntimeError, match=r"denoiser\."):
+            new.load_state_dict(wrong)
+
+
+def test_parameters_come_in_the_order_of_former_weights():
+    """Optimizers and averaged weights of former checkpoints know parameters by their number alone."""
+    names = [name.removeprefix("denoiser.").split(".")[0] for name, _ in make_link().named_parameters()]
+    assert list(dict.fromkeys(names)) == ["time_embed", "proj_in", "blocks", "proj_out"]

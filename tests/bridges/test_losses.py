@@ -1,11 +1,23 @@
-"""The losses against the paper's equations written out in float64."""
+"""The losses against the paper's equations written out in float64; and shares, which add up to a batch's loss."""
 
 import numpy as np
 import pytest
 import torch
 
-from diffusion_link_hf.bridges.losses import SHORTEST, diffusion_loss, topology_loss, total_loss
+from diffusion_link_hf.bridges.losses import (
+    SHORTEST,
+    Share,
+    diffusion_link_loss,
+    diffusion_loss,
+    share_of_loss,
+    squared_error,
+    topology_loss,
+)
+from diffusion_link_hf.bridges.sampling import TrainingNoise, make_scheduler
 from diffusion_link_hf.errors import InputError
+from diffusion_link_hf.training.bridge import build_bridge
+from support.bridges import make_rows, unit
+from support.models import EMBEDDING_DIM, make_link
 
 
 @pytest.fixture
@@ -37,7 +49,8 @@ def test_topology_loss_is_the_frobenius_norm(batch):
 
 def test_perfect_generation_costs_nothing(batch):
     text = batch[0]
-    assert total_loss(text, text, text, topology_source="both").total.item() == pytest.approx(0, abs=1e-20)
+    assert diffusion_loss(text, text, text).item() == pytest.approx(0, abs=1e-20)
+    assert topology_loss(text, text).item() == pytest.approx(0, abs=1e-20)
 
 
 def test_topology_ignores_the_norm(batch):
@@ -54,22 +67,110 @@ def test_the_gradient_of_the_topology_stays_bounded_where_the_network_starts(bat
     assert generated.grad.abs().sum() > 0
 
 
+def link_and_batch():
+    """A link in float64, its batch, and what it predicts in the two branches of the same draw."""
+    torch.manual_seed(0)
+    link = make_link().double()
+    batch = [5 * unit(make_rows(7, seed)).double() for seed in (1, 2)]
+    generator = torch.Generator().manual_seed(3)
+    states = [TrainingNoise(make_scheduler(), generator, 300).add_to(clean) for clean in reversed(batch)]
+    predictions = [link(*drawn).sample.float() for drawn in states]
+    return link, batch, predictions
+
+
 @pytest.mark.parametrize("source", ["audio", "text", "both"])
-def test_total_is_the_sum_of_its_parts(batch, source):
-    loss = total_loss(*batch, topology_weight=0.3, topology_source=source)
-    topology = {"audio": topology_loss(batch[0], batch[2]), "text": topology_loss(batch[0], batch[1])}
+def test_total_is_the_sum_of_its_parts(source):
+    link, (audio, text), (from_text, from_audio) = link_and_batch()
+    generator = torch.Generator().manual_seed(3)
+    options = {"topology_weight": 0.3, "topology_source": source}
+    loss = diffusion_link_loss(link, audio, text, make_scheduler(), generator, 300, **options)
+    topology = {"audio": topology_loss(text, from_audio), "text": topology_loss(text, from_text)}
     topology["both"] = topology["audio"] + topology["text"]
     torch.testing.assert_close(loss.topology, topology[source])
-    torch.testing.assert_close(loss.total, diffusion_loss(*batch) + 0.3 * topology[source])
+    torch.testing.assert_close(loss.total, diffusion_loss(text, from_text, from_audio) + 0.3 * topology[source])
 
 
 def test_order_of_the_batch_does_not_matter(batch):
     order = torch.randperm(7)
-    torch.testing.assert_close(total_loss(*batch).total, total_loss(*(b[order] for b in batch)).total)
+    torch.testing.assert_close(diffusion_loss(*batch), diffusion_loss(*(b[order] for b in batch)))
+    torch.testing.assert_close(topology_loss(*batch[:2]), topology_loss(*(b[order] for b in batch[:2])))
+
+
+def test_reductions_over_a_batch_in_which_some_texts_have_no_partner(batch):
+    text, from_text, from_audio = batch
+    errors = [(text - from_text).square().sum(1), (text[:4] - from_audio[:4]).square().sum(1)]
+    torch.testing.assert_close(
+        diffusion_loss(text, from_text, from_audio[:4], "sum", "sum"), errors[0].sum() + errors[1].sum()
+    )
+    torch.testing.assert_close(diffusion_loss(text, from_text, from_audio[:4]), (errors[0].sum() + errors[1].sum()) / 7)
+    torch.testing.assert_close(diffusion_loss(text, None, from_audio[:4]), errors[1].sum() / 7)
 
 
 def test_unknown_choices_are_refused(batch):
     with pytest.raises(InputError, match="median"):
         topology_loss(batch[0], batch[1], "median")
+    with pytest.raises(InputError, match="median"):
+        squared_error(batch[0], batch[1], batch_reduction="median")
+    link, (audio, text), _ = link_and_batch()
     with pytest.raises(InputError, match="video"):
-        total_loss(*batch, topology_source="video")
+        diffusion_link_loss(link, audio, text, make_scheduler(), torch.Generator(), 300, topology_source="video")
+
+
+def loss_and_gradients(loss, bridge, count, source, target, **options):
+    """Added up over ``count`` shares."""
+    bridge.zero_grad()
+    total = 0.0
+    for index in range(count):
+        generator = torch.Generator().manual_seed(3)
+        value = loss(bridge, source, target, make_scheduler(), generator, 300, Share(index, count), **options)
+        value = getattr(value, "total", value)
+        value.backward()
+        total += value.item()
+    return total, [parameter.grad.clone() for parameter in bridge.parameters()]
+
+
+def assert_same(shared, whole):
+    assert shared[0] == pytest.approx(whole[0], rel=1e-9)
+    assert any(gradient.abs().max() > 1e-3 for gradient in whole[1])
+    for found, expected in zip(shared[1], whole[1], strict=True):
+        assert (found - expected).norm() <= 1e-9 * expected.norm()
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize(
+    ("paired", "options"),
+    [
+        (7, {}),
+        (7, {"topology_source": "both", "topology_reduction": "sum"}),
+        (4, {"topology_weight": 30.0}),
+        (4, {"batch_reduction": "sum", "dim_reduction": "mean"}),
+        (7, {"text_to_text": False, "topology_weight": 30.0}),
+        (0, {}),
+    ],
+)
+def test_shares_of_diffusion_links_loss_add_up(count, paired, options):
+    torch.manual_seed(0)
+    link = make_link().double()
+    source, target = (5 * unit(make_rows(n, seed)).double() for n, seed in ((paired, 1), (7, 2)))
+    whole = loss_and_gradients(diffusion_link_loss, link, 1, source, target, **options)
+    assert_same(loss_and_gradients(diffusion_link_loss, link, count, source, target, **options), whole)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("method", ["mlp", "diffgap", "diffusion-bridge"])
+def test_shares_of_a_bridges_own_loss_add_up(method, count):
+    """Those of noise too: it is drawn for the whole batch."""
+    torch.manual_seed(0)
+    bridge = build_bridge(method, EMBEDDING_DIM, width=16, time_embed_dim=8).double()
+    for parameter in bridge.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    source, target = (5 * unit(make_rows(7, seed)).double() for seed in (1, 2))
+    whole = loss_and_gradients(share_of_loss, bridge, 1, source, target)
+    assert_same(loss_and_gradients(share_of_loss, bridge, count, source, target), whole)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(7, 3), (128, 8), (5, 5)])
+def test_shares_cover_the_batch(rows, count):
+    parts = [list(range(rows))[Share(k, count).rows(rows)] for k in range(count)]
+    assert [row for part in parts for row in part] == list(range(rows))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from diffusion_link_hf.bridges.exact_search import ScreenedSearch
-from diffusion_link_hf.bridges.memory_projection import MemoryProjection
+from diffusion_link_hf.bridges.memory_projection import BLOCK_ROWS, MemoryProjection
 from diffusion_link_hf.errors import InputError
 from support.bridges import make_bridge, make_pairs, make_rows, normalized, unit
 from support.models import EMBEDDING_DIM
@@ -34,21 +33,31 @@ def test_equals_the_definition(temperature, top_k, centered):
     torch.testing.assert_close(bridge.target(text[:3]), memory[:3])
 
 
-@pytest.mark.parametrize("rows", [1, 4096, 9000])
-def test_blocks_do_not_show(rows):
-    bridge = MemoryProjection(EMBEDDING_DIM, temperature=0.05).fit(None, make_rows(rows))
+@pytest.mark.parametrize("top_k", [None, 7])
+@pytest.mark.parametrize("rows", [7, BLOCK_ROWS, 2 * BLOCK_ROWS + 3])
+def test_blocks_do_not_show(rows, top_k):
+    bridge = MemoryProjection(EMBEDDING_DIM, temperature=0.05, top_k=top_k).fit(None, make_rows(rows))
     x = make_rows(3, 1, torch.float64)
-    torch.testing.assert_close(bridge.bridge(x), projected(unit(x), bridge.memory, 0.05), atol=1e-12, rtol=0)
+    torch.testing.assert_close(bridge.bridge(x), projected(unit(x), bridge.memory, 0.05, top_k), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, BLOCK_ROWS + 10, 2 * BLOCK_ROWS + 3])
+def test_search_finds_the_most_similar_rows_in_order(k):
+    bridge = MemoryProjection(EMBEDDING_DIM).fit(None, make_rows(2 * BLOCK_ROWS + 3))
+    x = unit(make_rows(3, 1, torch.float64))
+    similarities, rows = bridge.search(x, k)
+    expected = (x @ bridge.memory.double().T).topk(k)
+    torch.testing.assert_close(similarities, expected.values, atol=1e-12, rtol=0)
+    assert torch.equal(rows, expected.indices)
+    assert all(part.shape == (0, k) for part in bridge.search(x[:0], k))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_large_memory_is_screened_and_exact(dtype, tmp_path):
+def test_a_large_memory_is_searched_exactly(dtype, tmp_path):
     bridge = MemoryProjection(EMBEDDING_DIM, top_k=20, memory_dtype=dtype).fit(None, make_rows(20_000))
     x = make_rows(5, 1)
     found = bridge.bridge(x)
     torch.testing.assert_close(found.double(), projected(unit(x), bridge.memory, 0.01, 20), atol=1e-4, rtol=0)
-    if ScreenedSearch.is_available(bridge.memory, x):
-        assert bridge._index is not None
     bridge.save_pretrained(tmp_path)
     again = MemoryProjection.from_pretrained(tmp_path)
     assert again.memory.dtype == getattr(torch, dtype)
@@ -58,7 +67,7 @@ def test_a_large_memory_is_screened_and_exact(dtype, tmp_path):
     assert size == pytest.approx(bridge.memory.nbytes, rel=0.01)
 
 
-def test_a_new_memory_replaces_the_index():
+def test_a_new_memory_replaces_the_old_one():
     bridge = MemoryProjection(EMBEDDING_DIM, top_k=3).fit(None, make_rows(20_000))
     x = make_rows(4, 1)
     bridge.bridge(x)
@@ -68,6 +77,18 @@ def test_a_new_memory_replaces_the_index():
     with torch.no_grad():
         bridge.memory.copy_(bridge.memory.flip(1))
     torch.testing.assert_close(bridge.bridge(x).double(), projected(unit(x), bridge.memory, 0.01, 3), atol=1e-4, rtol=0)
+
+
+def test_a_configuration_field_loads_by_its_former_name(tmp_path):
+    bridge, rows = make_bridge("memory", centered=True), make_rows(4)
+    bridge.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"centered"', '"centred"'))
+    again = MemoryProjection.from_pretrained(tmp_path)
+    assert again.config.centered
+    assert torch.equal(again.bridge(rows), bridge.bridge(rows))
+    again.save_pretrained(tmp_path / "again")
+    assert "centred" not in (tmp_path / "again" / "config.json").read_text()
 
 
 def test_the_memory_holds_each_text_once():

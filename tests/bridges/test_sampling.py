@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_link_hf.bridges.sampling import (
+    TrainingNoise,
     add_noise,
     check_scheduler,
     ddim_sample,
@@ -15,6 +16,7 @@ from diffusion_link_hf.bridges.sampling import (
     shallow_timesteps,
 )
 from diffusion_link_hf.errors import InputError
+from support.bridges import make_rows
 from support.models import EMBEDDING_DIM, make_link
 
 
@@ -133,3 +135,17 @@ def test_the_state_is_not_changed():
     copy = state.clone()
     ddim_sample(lambda z, t: z * 0.5, state, make_scheduler(), [99, 49])
     assert torch.equal(state, copy)
+
+
+def test_training_draw():
+    """z_s = √ᾱ_s z_0 + √(1 − ᾱ_s) ε with timesteps below the bound, and a function of the generator alone."""
+    clean, scheduler = make_rows(4000), make_scheduler()
+    state, timesteps = TrainingNoise(scheduler, torch.Generator().manual_seed(3), 150).add_to(clean)
+    assert timesteps.min() == 0
+    assert timesteps.max() == 149
+    again, _ = TrainingNoise(scheduler, torch.Generator().manual_seed(3), 150).add_to(clean)
+    assert torch.equal(state, again)
+    alpha = scheduler.alphas_cumprod[timesteps].double()[:, None]
+    noise = (state.double() - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+    assert noise.mean().abs() < 0.01
+    assert noise.std() == pytest.approx(1, abs=0.01)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from diffusion_link_hf.bridges.seed import make_seed
+from diffusion_link_hf.bridges.seed import make_seed_bridge
 from support.bridges import alpha_bar, make_bridge, make_rows, normalized, unit
 
 
@@ -23,6 +23,6 @@ def test_one_step_is_one_call():
 
 
 def test_configuration():
-    seed = make_seed(64, noise_timestep=300)
+    seed = make_seed_bridge(64, noise_timestep=300)
     assert (seed.config.num_inference_steps, seed.config.noise_timestep, seed.config.scale) == (1, 300, 8.0)
     assert (seed.config.width, seed.config.num_blocks, seed.config.time_embed_dim) == (512, 3, 256)

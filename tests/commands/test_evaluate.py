@@ -9,7 +9,9 @@ from diffusion_link_hf.analysis.captioning import HeldOut
 from diffusion_link_hf.commands import evaluate
 from diffusion_link_hf.embeddings.cache import EmbeddingCache
 from diffusion_link_hf.errors import DataError, InputError, ModelFolderError, RecipeError
-from diffusion_link_hf.experiments import caption_runs
+from diffusion_link_hf.experiments import caption_runs, captioning
+from diffusion_link_hf.experiments.choices import DataChoice
+from diffusion_link_hf.experiments.data import split_cache
 from diffusion_link_hf.metrics import MetricDependencyError
 from support.captioning import EVENTS, make_captioned_cache
 from support.commands import parse, run
@@ -52,20 +54,20 @@ def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_nee
     assert "decoder" not in printed.err  # --quiet, so no progress bar either
     document = json.loads((output / "results.json").read_text())
     assert {mode: list(methods) for mode, methods in document["modes"].items()} == {
-        "zero-shot": ["none", "centering"],
+        "zeroshot": ["none", "centering"],
         "supervised": ["none", "centering"],
     }
     assert document["data"]["held_out_recordings"] == 8
     assert document["data"]["train_recordings"] == 32
     assert document["training"]["base_model"] == "lm"
-    assert document["modes"]["zero-shot"]["none"]["minus"] == {}
-    assert document["modes"]["zero-shot"]["centering"]["minus"]["none"]["cider_d"]["high"] is not None
+    assert document["modes"]["zeroshot"]["none"]["minus"] == {}
+    assert document["modes"]["zeroshot"]["centering"]["minus"]["none"]["cider_d"]["high"] is not None
     assert "event_accuracy" in document["modes"]["supervised"]["centering"]["figures"]
     lines = [json.loads(line) for line in (output / "captions.jsonl").read_text().splitlines()]
     assert len(lines) == 4 * 8
     assert all(len(line["references"]) == 2 for line in lines)
     assert str(tmp_path) not in (output / "report.md").read_text() + json.dumps(document)
-    assert {path.name for path in (output / "runs").iterdir()} == {"recipe.json", "zero-shot", "supervised"}
+    assert {path.name for path in (output / "runs").iterdir()} == {"recipe.json", "zeroshot", "supervised"}
 
     # One method more: only that is trained; equal arguments: none, and the same bytes.
     arguments += ["--methods", "none", "c3", "centering"]
@@ -74,11 +76,11 @@ def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_nee
         caption_runs, "train_decoder", lambda args, *rest: (trained.append(args.mode), train(args, *rest))
     )
     assert run(evaluate, *arguments) == 0
-    assert trained == ["text_only"]
+    assert trained == [caption_runs.MODES["zeroshot"]["mode"]]
     before = {name: (output / name).read_bytes() for name in ("report.md", "results.json", "captions.jsonl")}
     assert json.loads(before["results.json"])["modes"]["supervised"] == document["modes"]["supervised"]
     assert run(evaluate, *arguments) == 0
-    assert trained == ["text_only"]
+    assert trained == [caption_runs.MODES["zeroshot"]["mode"]]
     assert before == {name: (output / name).read_bytes() for name in before}
 
     # Another budget or other data do not mix with these.
@@ -93,14 +95,14 @@ def test_a_report_that_goes_on(given, tmp_path, capsys, monkeypatch, no_java_nee
 def test_equal_arguments_give_equal_files_but_for_times(given, tmp_path, no_java_needed):
     files = []
     for name in "ab":
-        arguments = ["--methods", "diffusion-link", "--modes", "zero-shot", "--seeds", 3, "--keep-models"]
+        arguments = ["--methods", "diffusion-link", "--modes", "zeroshot", "--seeds", 3, "--keep-models"]
         run(evaluate, *given, *arguments, "--output", tmp_path / name)
         document = json.loads((tmp_path / name / "results.json").read_text()) | {"times": None}
         report = (tmp_path / name / "report.md").read_text().split("## Times")[0]
         files.append((document, report, (tmp_path / name / "captions.jsonl").read_bytes()))
     assert files[0] == files[1]
     assert (tmp_path / "a/runs/bridges/diffusion-link/seed3/link").is_dir()
-    assert (tmp_path / "a/runs/zero-shot/diffusion-link/seed3/decoder/decoder").is_dir()
+    assert (tmp_path / "a/runs/zeroshot/diffusion-link/seed3/decoder/decoder").is_dir()
 
 
 def test_the_pipelines_decoder_gives_base_and_adapter(given, tmp_path, no_java_needed):
@@ -119,31 +121,29 @@ def test_the_pipelines_decoder_gives_base_and_adapter(given, tmp_path, no_java_n
 
 def test_test_recordings_of_another_cache(given, tmp_path):
     make_captioned_cache(10, seed=5).save(tmp_path / "test")
-    at = given.index("--held-out")
-    arguments = parse(evaluate, *given[:at], *given[at + 2 :], "--test", tmp_path / "test")
-    train, test = evaluate.split_cache(arguments)
+    choice = DataChoice(tmp_path / "cache", test=tmp_path / "test")
+    train, test = split_cache(choice)
     assert test.fingerprint == make_captioned_cache(10, seed=5).fingerprint
-    data = evaluate.describe(arguments, train, test, HeldOut.from_cache(test))
+    data = captioning.describe_caches(choice, train, test, HeldOut.from_cache(test))
     assert (data["train_recordings"], data["held_out_recordings"], data["held_out_captions"]) == (40, 10, 20)
     assert (data["train_name"], data["held_out_name"]) == ("cache", "test")
 
 
 def test_test_recordings_must_be_others_of_the_same_encoder(given, tmp_path):
-    at = given.index("--held-out")
-    arguments = parse(evaluate, *given[:at], *given[at + 2 :], "--test", tmp_path / "test")
+    choice = DataChoice(tmp_path / "cache", test=tmp_path / "test")
     cache = make_captioned_cache()
     cache.select(torch.arange(6)).save(tmp_path / "test")
     with pytest.raises(DataError, match="has 3 recordings of the training data"):
-        evaluate.split_cache(arguments)
+        split_cache(choice)
     for name, of, clap in (("cache", cache, "this"), ("test", make_captioned_cache(10, seed=5), "that")):
         of.manifest["clap"] = clap
         of.save(tmp_path / name)
     with pytest.raises(DataError, match="CLAP that"):
-        evaluate.split_cache(arguments)
+        split_cache(choice)
 
 
-def test_no_recording_is_on_both_sides(given):
-    train, test = evaluate.split_cache(parse(evaluate, *given, "--limit", 20))
+def test_no_recording_is_on_both_sides(given, tmp_path):
+    train, test = split_cache(DataChoice(tmp_path / "cache", held_out=0.2, limit=20))
     assert (len(train.audio), len(test.audio)) == (16, 4)
     assert not set(train.audio_names) & set(test.audio_names)
 
@@ -151,9 +151,9 @@ def test_no_recording_is_on_both_sides(given):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--methods", "none", "teleport"], InputError, "teleport"),
+        (["--methods", "none", "teleport"], RecipeError, "teleport"),
         (["--metrics", "applause"], InputError, "applause"),
-        (["--held-out", 1.0], InputError, "held-out"),
+        (["--held-out", 1.0], InputError, "held_out"),
         (["--held-out", 0.001], DataError, "held out"),
         (["--embeddings", "./nowhere"], DataError, "nowhere"),
         (["--base-model", "./nowhere"], ModelFolderError, "nowhere"),
@@ -170,9 +170,9 @@ def test_no_recording_is_on_both_sides(given):
     ],
 )
 def test_what_cannot_work_is_refused_before_training(arguments, error, words, given, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "fit", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(captioning, "fit_bridge", lambda *_: pytest.fail("training began"))
     monkeypatch.setattr(caption_runs, "train_decoder", lambda *_: pytest.fail("training began"))
-    monkeypatch.setattr("diffusion_link_hf.analysis.captioning.score_captions", lambda *_: None)
+    monkeypatch.setattr("diffusion_link_hf.analysis.captioning.score", lambda *_: None)
     with pytest.raises(error, match=words) as caught:
         run(evaluate, *given, *arguments)
     assert caught.value.remedy
@@ -198,7 +198,7 @@ def test_a_cache_without_audio_is_refused(given, tmp_path):
     arguments = [*given[:at], *given[at + 2 :], "--test", tmp_path / "test"]
     with pytest.raises(DataError, match="no audio"):
         run(evaluate, *arguments)
-    train, _ = evaluate.split_cache(parse(evaluate, *arguments, "--methods", "none", "--modes", "zero-shot"))
+    train, _ = split_cache(DataChoice(tmp_path / "cache", test=tmp_path / "test"), needs_audio=False)
     assert len(train.text) == 80
 
 

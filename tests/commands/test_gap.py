@@ -1,6 +1,7 @@
 """``diffusion-link gap`` from a file to a report: contents, repetition, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ import torch
 from diffusion_link_hf.bridges.linear import LinearBridge
 from diffusion_link_hf.commands import gap
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
-from diffusion_link_hf.errors import DataError, DiffusionLinkError, InputError, ModelFolderError
-from diffusion_link_hf.experiments import fitting
+from diffusion_link_hf.errors import DataError, DiffusionLinkError, InputError, ModelFolderError, RecipeError
+from diffusion_link_hf.experiments import gap as experiment
+from diffusion_link_hf.experiments.choices import ALWAYS_FITTED, SLOW, DataChoice
+from diffusion_link_hf.experiments.data import check_same_space, split_pairs
+from diffusion_link_hf.experiments.methods import chosen_methods
 from support.commands import parse, run, write_pairs
 from support.models import EMBEDDING_DIM
 
@@ -71,13 +75,13 @@ def test_the_same_arguments_give_the_same_files_but_for_times(tmp_path):
 
 
 def test_no_recording_is_on_both_sides(tmp_path):
-    arguments = ["--embeddings", write_pairs(tmp_path), "--output", tmp_path, "--limit", 50, "--held-out", 0.2]
-    train, held_out, data = fitting.split_data(parse(gap, *arguments))
+    choice = DataChoice(write_pairs(tmp_path), held_out=0.2, limit=50)
+    train, held_out, data = split_pairs(choice, tmp_path)
     assert len(train.group.unique()) == data["train_recordings"] == 40
     assert len(held_out.group.unique()) == 10
     assert not torch.isin(train.group, held_out.group).any()
     assert len(train.group) + len(held_out.group) == 100
-    back = fitting.split_data(parse(gap, *arguments, "--reverse"))[0]
+    back = split_pairs(replace(choice, reverse=True), tmp_path)[0]
     assert torch.equal(back.source, train.target)
 
 
@@ -86,8 +90,8 @@ def test_test_data_of_their_own_are_measured_and_not_trained_on(tmp_path):
     train, test = pairs.split(0.3, 5)
     train.save(tmp_path / "train.safetensors")
     test.save(tmp_path / "test.safetensors")
-    arguments = ["--embeddings", tmp_path / "train.safetensors", "--test", tmp_path / "test.safetensors"]
-    fitted, measured, data = fitting.split_data(parse(gap, *arguments, "--output", tmp_path))
+    choice = DataChoice(tmp_path / "train.safetensors", test=tmp_path / "test.safetensors")
+    fitted, measured, data = split_pairs(choice, tmp_path)
     assert torch.equal(fitted.source, train.source)
     assert torch.equal(measured.target, test.target)
     assert data["test"] == "test.safetensors"
@@ -100,33 +104,35 @@ def test_test_data_of_another_encoder_are_refused(other, tmp_path):
     rows = torch.nn.functional.normalize(torch.randn(8, other.get("width", 16)), dim=-1)
     train = EmbeddingPairs(torch.randn(8, 16), torch.randn(8, 16), clap="one")
     with pytest.raises(DataError, match="encoder"):
-        fitting.check_same_space(train, EmbeddingPairs(rows, rows, clap=other.get("clap")), "test")
+        check_same_space(train, EmbeddingPairs(rows, rows, clap=other.get("clap")), "test")
 
 
 def test_methods_always_have_the_baselines():
-    assert gap.chosen_methods(["none"], gap.BASELINES) == ["identity", "centering", "ridge"]
-    assert gap.chosen_methods(["mlp", "ridge"], gap.BASELINES) == ["identity", "centering", "ridge", "mlp"]
-    everything = gap.chosen_methods(["all"], gap.BASELINES)
+    assert chosen_methods(["none"]) == list(ALWAYS_FITTED) == ["identity", "centering", "ridge"]
+    assert chosen_methods(["mlp", "ridge"]) == ["identity", "centering", "ridge", "mlp"]
+    everything = chosen_methods(["all"])
     assert {"diffusion-bridge", "diffgap", "seed", "memory", "diffusion-link"} < set(everything)
-    assert gap.SLOW not in everything
-    assert gap.SLOW in gap.chosen_methods(["all", gap.SLOW], gap.BASELINES)
+    assert SLOW not in everything
+    assert SLOW in chosen_methods(["all", SLOW])
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--methods", "teleport"], InputError, "teleport"),
-        (["--held-out", 1.0], InputError, "held-out"),
+        (["--methods", "teleport"], RecipeError, "teleport"),
+        (["--held-out", 1.0], InputError, "held_out"),
         (["--held-out", 0.001], DataError, "held out"),
         (["--picture", "teleport"], InputError, "teleport"),
         (["--bridge", "ridge=somewhere"], InputError, "second 'ridge'"),
         (["--bridge", "mine=./nowhere"], ModelFolderError, "nowhere"),
-        (["--embeddings", "./nowhere"], DataError, "nowhere"),
+        (["--embeddings", "./nowhere"], DataError, "nowhere: no such file or folder"),
+        (["--names", "image", "image"], InputError, "source and target"),
+        (["--bridge", "a=x", "--bridge", "a=y"], InputError, "second 'a'"),
         (["--kl-components", 60, "--limit", 100], DataError, "KL"),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(arguments, error, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(gap, "fit_bridges", lambda *_: pytest.fail("training began"))
+    monkeypatch.setattr(experiment, "fit_bridges", lambda *_, **__: pytest.fail("training began"))
     common = ["--embeddings", write_pairs(tmp_path), "--output", tmp_path / "r", "--no-figures", "--methods", "mlp"]
     with pytest.raises(error, match=words) as caught:
         run(gap, *common, "--held-out", 0.3, *arguments)

@@ -5,6 +5,7 @@ import pytest
 from diffusion_link_hf import DiffusionLinkPipeline
 from diffusion_link_hf.commands import push
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from diffusion_link_hf.loading import BaseReference
 from support.commands import run
 from support.models import make_pipeline
 
@@ -55,7 +56,7 @@ def test_dry_run_of_a_space(model, capsys):
 
 def test_dry_run_says_when_a_base_model_is_not_at_hand(tmp_path, capsys, monkeypatch):
     pipe = make_pipeline()
-    pipe.decoder.source = {"id": "me/base-that-is-not-here", "revision": "main"}
+    pipe.decoder.source = BaseReference("me/base-that-is-not-here", "main")
     pipe.save_pretrained(tmp_path, include_base=None)
     assert run(push, tmp_path, "--repo-id", "me/model", "--dry-run") == 0
     out = capsys.readouterr().out
@@ -82,7 +83,7 @@ def test_names(model, name):
 def test_a_link_alone_has_no_space(tmp_path):
     pipe = make_pipeline()
     DiffusionLinkPipeline(pipe.link, pipe.scheduler).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="--space"):
+    with pytest.raises(InputError, match="space: was asked for a link alone"):
         run(push, tmp_path, "--repo-id", "me/model", "--dry-run", "--space")
 
 

@@ -7,9 +7,9 @@ import zipfile
 
 import pytest
 
-from diffusion_link_hf.commands import score
+from diffusion_link_hf.commands import score as command
 from diffusion_link_hf.errors import DataError, InputError
-from diffusion_link_hf.metrics import MetricDependencyError, score_captions
+from diffusion_link_hf.metrics import MetricDependencyError, score
 from diffusion_link_hf.metrics.spice import CORENLP_JARS
 
 ROWS = [
@@ -37,15 +37,15 @@ def java():
 
 def run(*arguments) -> int:
     parser = argparse.ArgumentParser(prog="diffusion-link")
-    score.add_parser(parser.add_subparsers(dest="command", required=True))
-    return score.run(parser.parse_args(["score", *map(str, arguments)]))
+    command.add_parser(parser.add_subparsers(dest="command", required=True))
+    return command.run(parser.parse_args(["score", *map(str, arguments)]))
 
 
 def test_one_json_object_and_a_file_per_caption(predictions, java, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     metrics = ["cider_d", "rouge_l", "bleu_4", "vocabulary"]
     assert run(predictions, "--metrics", *metrics, "--json", "--per-caption", out) == 0
-    expected = score_captions([row["candidate"] for row in ROWS], [row["references"] for row in ROWS], metrics)
+    expected = score([row["candidate"] for row in ROWS], [row["references"] for row in ROWS], metrics)
     printed = capsys.readouterr()
     assert json.loads(printed.out) == pytest.approx(dict(expected.corpus))
     assert (printed.err, printed.out.count("\n")) == ("", 1)

@@ -8,7 +8,6 @@ import torch
 from diffusion_link_hf.bridges.base import BridgeModel
 from diffusion_link_hf.bridges.linear import LinearBridge
 from diffusion_link_hf.commands import train_bridge
-from diffusion_link_hf.commands.train_bridge import parse_fields
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from support.bridges import make_rows
@@ -42,18 +41,6 @@ def test_options_reach_training(tmp_path, capsys):
     assert metrics.keys() >= {"matched_audio", "matched_text"}
     link = BridgeModel.from_pretrained(tmp_path / "d" / "link")
     assert (link.config.width, link.config.num_blocks) == (24, 1)
-
-
-def test_fields_are_yaml():
-    assert parse_fields(
-        "--model", ["width=64", "dropout=0.1", "kind=procrustes", "snr_weight=true", "max_snr=null"]
-    ) == {
-        "width": 64,
-        "dropout": 0.1,
-        "kind": "procrustes",
-        "snr_weight": True,
-        "max_snr": None,
-    }
 
 
 @pytest.mark.parametrize(

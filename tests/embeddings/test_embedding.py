@@ -7,17 +7,19 @@ import weakref
 from collections import Counter
 from itertools import product
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_link_hf import EmbeddingCache
 from diffusion_link_hf.audio import split_windows
-from diffusion_link_hf.data.captioned_audio import CaptionedAudio
+from diffusion_link_hf.data.captioned_audio import CaptionedAudio, open_data
 from diffusion_link_hf.embeddings import embedding
 from diffusion_link_hf.embeddings.cache import clap_fingerprint
-from diffusion_link_hf.embeddings.embedding import EmbeddingOptions, embed_data
+from diffusion_link_hf.embeddings.embedding import EmbeddingOptions, embed, embed_data
 from diffusion_link_hf.errors import DataError, InputError, ModelFolderError
 from support.embeddings import as_data, contents, embed_here, make_clip, make_clips, same_clap
 
@@ -268,3 +270,23 @@ def test_shards_without_a_recording_count_as_embedded(whole, tmp_path, monkeypat
     assert embed_here(tmp_path, data)["recordings"] == 9
     found, expected = EmbeddingCache.load(tmp_path), EmbeddingCache.load(whole)
     assert found.fingerprint == expected.fingerprint
+
+
+def test_the_public_function_takes_paths_or_what_is_loaded(tmp_path):
+    for k in range(2):
+        sf.write(tmp_path / f"{k}.wav", np.random.default_rng(k).uniform(-0.1, 0.1, 8000), 8000)
+    (tmp_path / "metadata.csv").write_text("file_name,caption\n0.wav,Rain\n1.wav,A dog\n")
+    clap = same_clap()
+    clap.save_pretrained(tmp_path / "clap")
+    options = {"batch_size": 2, "device": "cpu"}
+    manifest = embed(tmp_path, tmp_path / "named", str(tmp_path / "clap"), limit=1, **options)
+    assert (manifest["recordings"], manifest["batch_size"]) == (1, 2)
+    data = open_data(tmp_path, limit=1)
+    assert embed(data, tmp_path / "loaded", clap, **options) == manifest
+    assert contents(tmp_path / "loaded") == contents(tmp_path / "named")
+    with pytest.raises(InputError, match="split"):
+        embed(data, tmp_path / "other", clap, split="train", device="cpu")
+    with pytest.raises(InputError, match="device: quantum cannot be used"):
+        embed(tmp_path, tmp_path / "other", clap, device="quantum")
+    with pytest.raises(InputError, match="batch_size: is 0"):
+        embed(tmp_path, tmp_path / "other", clap, batch_size=0, device="cpu")

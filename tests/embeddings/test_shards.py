@@ -1,7 +1,6 @@
 """The files of a cache: whole or not there, sealed by records, and never anybody else's."""
 
 import os
-import stat
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from diffusion_link_hf.embeddings.shards import (
     read_shard,
     refuse_foreign,
     remove_cache,
-    write_file,
     write_json,
     write_manifest,
     write_shard,
@@ -62,23 +60,6 @@ def test_a_shard_that_was_not_written_to_its_end_is_not_there(tmp_path, monkeypa
     assert "whole shards are kept" in caught.value.remedy
     assert not complete_shards(tmp_path, IDENTITY)
     assert not list(tmp_path.glob(".*"))
-
-
-def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_file(path, b"old")
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-    with pytest.raises(DataError):
-        write_file(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert synced == [False]
-    monkeypatch.undo()
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
-    write_file(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert synced == [False, False, True]
 
 
 def test_shards_of_another_making_are_refused(tmp_path):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffusion_link_hf.analysis.captioning import HeldOut
+from diffusion_link_hf.analysis.captioning import HeldOut, Run
 from diffusion_link_hf.embeddings.cache import EmbeddingCache
 from diffusion_link_hf.errors import DataError, InputError, RecipeError
 from diffusion_link_hf.experiments import caption_runs
-from diffusion_link_hf.experiments.caption_runs import CaptionRuns, Run, plan_runs
+from diffusion_link_hf.experiments.caption_runs import MODES, CaptionRuns, plan_runs
 from diffusion_link_hf.metrics import CaptionScores
 from diffusion_link_hf.training.parts import locate_base
 from support.captioning import SMALL_DECODER, fit_small, make_captioned_cache, make_finished, make_recipe
@@ -30,27 +30,27 @@ def parts(tmp_path):
 
 
 def test_all_runs_a_seed_at_a_time():
-    planned = plan_runs(["ridge", "none", "ridge"], ["supervised", "zero-shot"], [3, 1, 3])
+    planned = plan_runs(["ridge", "none", "ridge"], ["supervised", "zeroshot"], [3, 1, 3])
     assert planned == [
         Run(mode, method, seed)
         for seed in (3, 1)
-        for mode in ("zero-shot", "supervised")
+        for mode in ("zeroshot", "supervised")
         for method in ("ridge", "none")
     ]
 
 
 def test_c3_is_not_repeated_where_it_is_centering():
-    both = plan_runs(["centering", "c3"], ["zero-shot", "supervised"], [0])
-    assert both == [Run("zero-shot", "centering", 0), Run("zero-shot", "c3", 0), Run("supervised", "centering", 0)]
+    both = plan_runs(["centering", "c3"], ["zeroshot", "supervised"], [0])
+    assert both == [Run("zeroshot", "centering", 0), Run("zeroshot", "c3", 0), Run("supervised", "centering", 0)]
     assert plan_runs(["c3"], ["supervised"], [0]) == [Run("supervised", "c3", 0)]
 
 
 def test_heads_and_prompt_are_the_papers(tmp_path):
     recipe = make_recipe(tmp_path)
-    zero_shot = recipe.arguments("zero-shot", 4, tmp_path, tmp_path, None)
+    zero_shot = recipe.arguments("zeroshot", 4, tmp_path, tmp_path, None)
     supervised = recipe.arguments("supervised", 4, tmp_path, tmp_path, tmp_path / "link")
     assert (zero_shot.mode, zero_shot.projector["num_prefix_tokens"], zero_shot.projector["num_layers"]) == (
-        "text_only",
+        MODES["zeroshot"]["mode"],
         1,
         1,
     )
@@ -65,12 +65,12 @@ def test_heads_and_prompt_are_the_papers(tmp_path):
         assert (arguments.seed, arguments.max_steps, arguments.validation_fraction) == (4, 4, 0.0)
     with pytest.raises(RecipeError, match="learning_rate"):
         replace(recipe, decoder={**SMALL_DECODER, "learning_rate": -1.0}).arguments(
-            "zero-shot", 0, tmp_path, tmp_path, None
+            "zeroshot", 0, tmp_path, tmp_path, None
         )
 
 
 @pytest.mark.parametrize(
-    ("mode", "method"), [("zero-shot", "c3"), ("supervised", "diffusion-bridge"), ("zero-shot", "none")]
+    ("mode", "method"), [("zeroshot", "c3"), ("supervised", "diffusion-bridge"), ("zeroshot", "none")]
 )
 def test_a_run_is_done_once_and_read_again(mode, method, parts, monkeypatch):
     cache, held_out, runs = parts
@@ -98,7 +98,7 @@ def test_a_run_is_done_once_and_read_again(mode, method, parts, monkeypatch):
 
 def test_a_killed_run_goes_on_and_ends_the_same(parts, monkeypatch):
     cache, held_out, runs = parts
-    run = Run("zero-shot", "c3", 2)
+    run = Run("zeroshot", "c3", 2)
     decoder = {**SMALL_DECODER, "max_steps": 6, "checkpoint_every": 2}
     whole = runs("whole", decoder=decoder).do(run, cache, held_out)
     bridges = []
@@ -120,9 +120,9 @@ def _killed_after(train_decoder):
     """`train_decoder` that is interrupted when its second checkpoint is written."""
 
     def train(arguments, progress):
-        from diffusion_link_hf.training import decoder
+        from diffusion_link_hf.training import optimize
 
-        save, saved = decoder.save_checkpoint, []
+        save, saved = optimize.save_checkpoint, []
 
         def save_and_die(*args, **kwargs):
             save(*args, **kwargs)
@@ -131,7 +131,7 @@ def _killed_after(train_decoder):
                 raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(decoder, "save_checkpoint", save_and_die)
+            patch.setattr(optimize, "save_checkpoint", save_and_die)
             return train_decoder(arguments, progress)
 
     return train
@@ -143,11 +143,11 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     recipe = make_recipe(tmp_path)
     base = locate_base(recipe.base_model, None).fingerprint
 
-    def claim(recipe=recipe, train=train, test=test):
-        CaptionRuns(tmp_path / "runs", recipe, fit=print).claim(recipe.identity(train, test, base))
+    def record(recipe=recipe, train=train, test=test):
+        CaptionRuns(tmp_path / "runs", recipe, fit=print).record(recipe.conditions(train, test, base))
 
-    claim()
-    claim()
+    record()
+    record()
     changed = [
         (replace(recipe, generation={"num_beams": 2, "max_new_tokens": 6}), "generation.num_beams 1, now 2"),
         (replace(recipe, bridge={**recipe.bridge, "steps": 9}), "bridge.steps 3, now 9"),
@@ -156,32 +156,32 @@ def test_a_folder_belongs_to_one_recipe(tmp_path):
     ]
     for other, words in changed:
         with pytest.raises(InputError, match=words) as caught:
-            claim(other)
+            record(other)
         assert str(tmp_path / "runs") in caught.value.remedy
     with pytest.raises(InputError, match="train "):
-        claim(train=cache)
+        record(train=cache)
     reworded = EmbeddingCache(
         test.audio, test.text, test.caption_audio, ["rain"] * len(test.captions), test.audio_names, {}
     )
     with pytest.raises(InputError, match="held_out "):
-        claim(test=reworded)
-    claim()
+        record(test=reworded)
+    record()
     (tmp_path / "runs" / "recipe.json").write_text("[]")
     with pytest.raises(DataError, match="damaged"):
-        claim()
+        record()
 
 
 def test_another_base_model_is_another_recipe(tmp_path):
     train, test = make_captioned_cache().split(0.2, 0)
     recipe = make_recipe(tmp_path)
-    before = recipe.identity(train, test, locate_base(recipe.base_model, None).fingerprint)
+    before = recipe.conditions(train, test, locate_base(recipe.base_model, None).fingerprint)
     config = tmp_path / "base" / "config.json"
     config.write_text(config.read_text() + " ")
-    assert recipe.identity(train, test, locate_base(recipe.base_model, None).fingerprint) != before
+    assert recipe.conditions(train, test, locate_base(recipe.base_model, None).fingerprint) != before
 
 
 def test_damaged_runs_are_refused(tmp_path):
-    runs, run = CaptionRuns(tmp_path, make_recipe(tmp_path), fit=print), Run("zero-shot", "none", 0)
+    runs, run = CaptionRuns(tmp_path, make_recipe(tmp_path), fit=print), Run("zeroshot", "none", 0)
     path = run.inside(tmp_path) / "captions.json"
     path.parent.mkdir(parents=True)
     whole = {"captions": ["a dog", "rain"], "bridge": None, "bridge_steps": 0, "seconds": {}}
@@ -204,7 +204,7 @@ def test_scores_are_computed_once_for_each_choice_of_metrics(tmp_path, monkeypat
         values = np.arange(len(candidates)) / 3
         return CaptionScores(dict.fromkeys(metrics, 0.1), dict.fromkeys(metrics, values))
 
-    monkeypatch.setattr(caption_runs, "score_captions", score)
+    monkeypatch.setattr(caption_runs, "score", score)
     first, second = (runs.scores(found, references, ["rouge_l"]) for _ in range(2))
     assert calls == [("rouge_l",)]
     assert first.corpus == second.corpus

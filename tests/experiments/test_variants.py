@@ -7,7 +7,9 @@ import pytest
 
 from diffusion_link_hf.commands import gap
 from diffusion_link_hf.errors import InputError, RecipeError
+from diffusion_link_hf.experiments import gap as experiment
 from diffusion_link_hf.experiments.variants import Variant, read_experiment
+from support.bridges import make_bridge
 from support.commands import run, write_pairs
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "examples/experiments").glob("*.yaml"))
@@ -18,6 +20,8 @@ variants:
   - {name: one, method: diffusion-link, train: {model: {width: 16}}, sample: {num_inference_steps: 1}}
   - {name: wide, method: diffusion-link, train: {model: {width: 32}, steps: 3}}
 """
+GRID = "{noise_timestep: [3, 100], num_inference_steps: [1, 5], add_noise: [true, false]}"
+EMPTY_GRID = "{noise_timestep: [4], num_inference_steps: [5], add_noise: [true]}"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -39,7 +43,7 @@ def test_the_shipped_experiments_are_valid(path):
 
 
 def test_there_are_shipped_experiments():
-    assert {"topology", "reductions", "scale", "sampling_steps", "width"} <= {path.stem for path in SHIPPED}
+    assert {"topology", "reductions", "scale", "sampling_steps", "sweep", "width"} <= {path.stem for path in SHIPPED}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,15 @@ def test_there_are_shipped_experiments():
         ("title: x\nvariants: [{name: a, method: ridge, train: [1]}]", "train"),
         ("title: x\nvariants: [{name: a, method: seed, sample: {eta: 1}}]", "sample.eta"),
         ("title: x\nvariants: [{name: a, method: ridge}, {name: a, method: mlp}]", "second 'a'"),
+        ("title: x\nvariants: [{name: a, bridge: b, method: mlp}]", "bridge"),
+        ("title: x\nvariants: [{name: a, bridge: 1}]", "bridge"),
+        (f"title: x\nvariants: [{{name: a, method: seed, sample: {{add_noise: true}}, grid: {GRID}}}]", "both"),
+        (f"title: x\nvariants: [{{name: a, method: mlp, grid: {GRID}}}]", r"no s\*"),
+        ("title: x\nvariants: [{name: a, method: seed, grid: {noise_timestep: [1]}}]", "grid.num_inference_steps"),
+        (f"title: x\nvariants: [{{name: a, method: seed, grid: {GRID.replace('100', '1001')}}}]", "has 1001"),
+        (f"title: x\nvariants: [{{name: a, method: seed, grid: {GRID.replace('3,', '0,')}}}]", "has 0"),
+        (f"title: x\nvariants: [{{name: a, method: seed, grid: {EMPTY_GRID}}}]", "more than any"),
+        (f"title: x\nvariants: [{{name: a, method: seed, grid: {GRID.replace('true', 'maybe')}}}]", "has 'maybe'"),
     ],
 )
 def test_what_is_no_experiment_is_refused(text, words, tmp_path):
@@ -89,3 +102,59 @@ def test_a_variant_may_not_take_the_name_of_a_baseline(tmp_path):
     text = "title: x\nvariants: [{name: ridge, method: mlp}]"
     with pytest.raises(InputError, match="second 'ridge'"):
         run(gap, "--embeddings", "x", "--variants", write(tmp_path, text), "--output", tmp_path, "--no-figures")
+
+
+def test_a_grid_holds_every_combination_that_exists(tmp_path):
+    text = f"title: x\nvariants: [{{name: link, method: diffusion-link, train: {{steps: 3}}, grid: {GRID}}}]"
+    variants = read_experiment(write(tmp_path, text)).variants
+    points = {tuple(variant.sample.values()) for variant in variants}
+    assert points == {(s, n, noised) for s, n in ((3, 1), (100, 1), (100, 5)) for noised in (True, False)}
+    assert len(variants) == len({variant.name for variant in variants}) == len(points)
+    assert {(variant.group, variant.method, variant.train["steps"]) for variant in variants} == {
+        ("link", "diffusion-link", 3)
+    }
+
+
+def test_a_grid_is_trained_once_and_measured_at_every_point(tmp_path):
+    pytest.importorskip("matplotlib")
+    text = f"""
+title: Grid
+variants:
+  - {{name: diffusion-link, method: diffusion-link, train: {{model: {{width: 16}}}}, grid: {GRID}}}
+  - {{name: deep, method: diffusion-link, train: {{model: {{width: 16}}}}, sample: {{noise_timestep: 100}}}}
+"""
+    document = experiment.gap(
+        write_pairs(tmp_path), tmp_path / "report", variants=write(tmp_path, text), seeds=[0], steps=2, batch_size=8,
+        held_out=0.3, resamples=20, kl_components=4, keep_bridges=True, projection="pca",
+    )  # fmt: skip
+    trained = {path.parent.name for path in (tmp_path / "report/bridges").glob("*/seed0")}
+    assert trained == {"identity", "centering", "ridge", "diffusion-link"}
+    assert [point["row"] for point in document["grid"]] == list(document["methods"])[3:9]
+    figures = {point["row"]: document["methods"][point["row"]]["figures"] for point in document["grid"]}
+    assert len({one["matched_audio"]["value"] for one in figures.values()}) > 3
+    # A point is what the same bridge gives with these options.
+    assert figures["diffusion-link, s* = 100, 5 steps, noised"] == document["methods"]["deep"]["figures"]
+    report = (tmp_path / "report/report.md").read_text()
+    assert "(the paper's Table 2)" in report
+    assert "| diffusion-link | 100 | 5 | yes |" in report
+    table = report.split("Table 2)")[1].split("##")[0]
+    assert table.count("| 0.688 |") == 1
+    assert "![matched_cosine_by_timestep](matched_cosine_by_timestep.svg)" in report
+    assert (tmp_path / "report/recall_by_timestep.svg").is_file()
+
+
+def test_a_grid_of_a_fitted_bridge(tmp_path, monkeypatch):
+    make_bridge("diffusion-link").save_pretrained(tmp_path / "link")
+    make_bridge("ridge").save_pretrained(tmp_path / "ridge")
+    common = {"seeds": [0], "held_out": 0.3, "resamples": 20, "kl_components": 4, "figures": False}
+
+    def gap(name):
+        text = f"title: x\nvariants: [{{name: mine, bridge: '{tmp_path / name}', grid: {GRID}}}]"
+        return experiment.gap(write_pairs(tmp_path), tmp_path / "report", variants=write(tmp_path, text), **common)
+
+    document = gap("link")
+    assert [point["method"] for point in document["grid"]] == [None] * 6
+    assert document["methods"][document["grid"][0]["row"]]["steps"] is None
+    monkeypatch.setattr(experiment, "fit_bridges", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(RecipeError, match=r"no s\*"):
+        gap("ridge")

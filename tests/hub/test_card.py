@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.hub.card import METRIC_NAMES, PipelineCard, field_sources
 from diffusion_link_hf.hub.contents import CARD, collect
+from diffusion_link_hf.loading import BaseReference
 from support.models import make_pipeline
 
 
@@ -16,8 +17,8 @@ from support.models import make_pipeline
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     pipe = make_pipeline()
-    pipe.clap.source = {"id": "laion/larger_clap_general", "revision": "abc"}
-    pipe.decoder.source = {"id": "meta-llama/Llama-2-7b-hf", "revision": "def"}
+    pipe.clap.source = BaseReference("laion/larger_clap_general", "abc")
+    pipe.decoder.source = BaseReference("meta-llama/Llama-2-7b-hf", "def")
     pipe.save_pretrained(folder, include_base=False)
     (folder / "metrics.json").write_text('{"loss": 1.5, "perplexity": 4.48, "cider_d": 0.7, "steps": 9, "seconds": 60}')
     (folder / "recipe.yaml").write_text("stage: decoder\nmode: supervised\ncache: runs/cache\nlora: {r: 16}\n")

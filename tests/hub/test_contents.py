@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from diffusion_link_hf.embeddings.shards import FORMAT
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from diffusion_link_hf.hub.card import PipelineCard
 from diffusion_link_hf.hub.contents import collect, parameter_count, refuse_local_paths
 from diffusion_link_hf.loading import default_pipeline_folder
 from support.models import make_pipeline
@@ -50,6 +52,27 @@ def test_what_stays_is_named(folder):
     assert set(collect(folder).left_out) == {"checkpoints/", "logs/", "notes.md", ".hidden", "clap/.DS_Store"}
 
 
+def test_the_run_says_what_it_was_trained_on(folder, tmp_path, monkeypatch):
+    """The bridge's recipe, through the decoder's; and the data set, through either's embedding cache."""
+    monkeypatch.chdir(tmp_path)
+    (folder / "recipe.yaml").write_text("stage: decoder\nlink: runs/bridge/link\ncache: runs/cache\n")
+    bridge = tmp_path / "runs" / "bridge"
+    (bridge / "link").mkdir(parents=True)
+    (bridge / "recipe.yaml").write_text("stage: bridge\ncache: runs/local\nseed: 3\n")
+    for cache, name in (("cache", "me/sounds@0a1b"), ("local", "clips")):
+        (tmp_path / "runs" / cache).mkdir()
+        (tmp_path / "runs" / cache / "manifest.json").write_text(json.dumps({"format": FORMAT, "data": name}))
+    contents = collect(folder)
+    assert contents.recipes["bridge"]["seed"] == 3
+    assert "recipes/bridge.yaml" in contents.files
+    assert contents.datasets == ("me/sounds",)
+    (tmp_path / "mine.yaml").write_text("stage: bridge\nseed: 4\n")
+    contents = collect(folder, [tmp_path / "mine.yaml"])
+    assert contents.recipes["bridge"]["seed"] == 4
+    assert PipelineCard.of(contents, "me/model").datasets == ["me/sounds"]
+    assert PipelineCard.of(contents, "me/model", datasets=["a/b"]).datasets == ["a/b"]
+
+
 def test_recipes_of_other_stages(folder, tmp_path):
     (tmp_path / "decoder.yaml").write_text("stage: decoder\n")
     assert set(collect(folder, [tmp_path / "decoder.yaml"]).recipes) == {"link", "decoder"}
@@ -64,7 +87,7 @@ def test_recipes_of_other_stages(folder, tmp_path):
 
 def test_the_embedded_pipeline_can_be_published():
     contents = collect(default_pipeline_folder())
-    assert {"ATTRIBUTION.txt", "recipes/link.yaml", "recipes/decoder.yaml"} <= set(contents.files)
+    assert {"ATTRIBUTION.txt", "recipes/bridge.yaml", "recipes/decoder.yaml"} <= set(contents.files)
     assert contents.left_out == ()
 
 

@@ -7,7 +7,7 @@ import torch
 
 from diffusion_link_hf import AudioCaptionPipeline, ClapEncoder, DiffusionLinkPipeline
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from diffusion_link_hf.loading import default_pipeline_folder, refuse_pickles, resolve_folder
+from diffusion_link_hf.loading import BaseReference, default_pipeline_folder, refuse_pickles, resolve_folder
 from support.hub_client import RATE, recording
 from support.hub_faults import ScriptedFaults
 from support.models import make_pipeline
@@ -19,9 +19,9 @@ def root(tmp_path_factory):
     root, pipe = tmp_path_factory.mktemp("hub"), make_pipeline()
     pipe.save_pretrained(root / "whole")
     DiffusionLinkPipeline(pipe.link, pipe.scheduler).save_pretrained(root / "link")
-    pipe.clap.source = {"id": "me/clap", "revision": "main"}
+    pipe.clap.source = BaseReference("me/clap", "main")
     for name, base in (("referencing", "me/language-model"), ("on-gated", "me/gated")):
-        pipe.decoder.source = {"id": base, "revision": "main"}
+        pipe.decoder.source = BaseReference(base, "main")
         pipe.save_pretrained(root / name, include_base=False)
     return root
 
@@ -66,6 +66,7 @@ REQUESTS = {
     "link": {"loads": "DiffusionLinkPipeline", "id": "me/link"},
     "link of a whole pipeline": {"loads": "DiffusionLinkPipeline", "id": "me/whole", "revision": "v1/stable"},
     "clap": {"loads": "ClapEncoder", "id": "me/clap", "revision": "main"},
+    "clap of a whole pipeline": {"loads": "ClapEncoder", "id": "me/whole"},
     "no repository": {"id": "me/nothing"},
     "no revision": {"id": "me/whole", "revision": "v9"},
     "gated, no token": {"loads": "ClapEncoder", "id": "me/gated-clap"},
@@ -113,6 +114,7 @@ def test_the_link_and_clap_alone(online, root, hub):
     assert online["clap"].get("embeds") == clap.encode_text(["rain"]).tolist(), online["clap"]
     commit = hub.repositories["models", "me/clap"].branches["main"]
     assert online["clap"]["source"] == {"id": "me/clap", "revision": commit}
+    assert online["clap of a whole pipeline"] == {"embeds": online["clap"]["embeds"], "source": None}
 
 
 def test_only_the_link_is_fetched_for_the_link(hub, client, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 evaluate = pytest.importorskip("evaluate")
 
 from diffusion_link_hf.errors import InputError  # noqa: E402
-from diffusion_link_hf.metrics import METRICS, score_captions  # noqa: E402
+from diffusion_link_hf.metrics import METRICS, score  # noqa: E402
 from diffusion_link_hf.metrics.evaluate_base import MODULES, CaptionMetric, module_path  # noqa: E402
 
 PREDICTIONS = ["a dog barks loudly", "rain falls", "狗 🐶"]
@@ -46,7 +46,7 @@ def test_loaded_from_the_script(load, ptb):
     metric = load("cider_d")
     assert isinstance(metric, evaluate.Metric)
     assert "CIDEr-D" in metric.description
-    expected = score_captions(PREDICTIONS, REFERENCES, ["cider_d"])
+    expected = score(PREDICTIONS, REFERENCES, ["cider_d"])
     result = metric.compute(predictions=PREDICTIONS, references=REFERENCES)
     assert result == {"cider_d": pytest.approx(expected.corpus["cider_d"])}
     result = metric.compute(predictions=PREDICTIONS, references=REFERENCES, per_caption=True)
@@ -59,7 +59,7 @@ def test_several_at_once_and_in_batches(load, ptb):
         metric.add(prediction=prediction, reference=REFERENCES[k])
     metric.add_batch(predictions=PREDICTIONS[2:], references=REFERENCES[2:])
     metrics = ["rouge_l", "bleu_4", "vocabulary"]
-    assert metric.compute(metrics=metrics) == pytest.approx(score_captions(PREDICTIONS, REFERENCES, metrics).corpus)
+    assert metric.compute(metrics=metrics) == pytest.approx(score(PREDICTIONS, REFERENCES, metrics).corpus)
 
 
 def test_a_bare_reference_counts_as_a_list_of_one(load, ptb):

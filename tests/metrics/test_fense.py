@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from diffusion_link_hf.errors import ModelFolderError
-from diffusion_link_hf.metrics import Captions, MetricDependencyError, score_captions
+from diffusion_link_hf.metrics import Captions, MetricDependencyError, score
 from diffusion_link_hf.metrics import fense as module
 from diffusion_link_hf.metrics.captions import CaptionScores
 from diffusion_link_hf.metrics.fense import fense, fetch_fluency_detector, fluency_error
@@ -69,15 +69,13 @@ def test_fense_cuts_the_similarity_of_disfluent_captions():
 def test_fense_through_the_registry(sbert_folder, detector_folder, monkeypatch):
     monkeypatch.setattr(module, "THRESHOLD", 0.5)
     names = ["fense", "sbert_similarity", "fluency_error"]
-    scores = score_captions(
-        CANDIDATES, REFERENCES, names, sbert_model=sbert_folder, fluency_model=detector_folder
-    ).per_caption
+    scores = score(CANDIDATES, REFERENCES, names, sbert_model=sbert_folder, fluency_model=detector_folder).per_caption
     np.testing.assert_allclose(scores["fense"], scores["sbert_similarity"] * (1 - 0.9 * scores["fluency_error"]))
 
 
 def test_without_a_detector_nothing_is_scored(metrics_folder, sbert_folder):
     with pytest.raises(MetricDependencyError, match="Run once: diffusion-link score --fetch fluency"):
-        score_captions(["a"], [["a"]], ["fense"], sbert_model=sbert_folder)
+        score(["a"], [["a"]], ["fense"], sbert_model=sbert_folder)
 
 
 def test_detectors_that_are_damaged(detector_folder, bert_folder, tmp_path):

@@ -31,6 +31,7 @@ ODD = [  # candidate, references, score; tokens
     ("été brûlé", ["été brûlé"], 1.0),
     ("狗 在 叫", ["狗 在 叫"], 1.0),
     (" ".join(["dog"] * module.MAX_WORDS), [" ".join(["dog"] * module.MAX_WORDS)], 1.0),
+    (" ".join(["x"] * 999 + ["rain"]), ["cats sleep"], 0.0),
     ("", ["a dog barks"], 0.0),
     ("x | | | y", ["a dog barks", "dogs bark"], 0.0),
     ("a", [""], 0.0),
@@ -66,8 +67,12 @@ def test_a_word_that_holds_the_separator_does_not_move_the_fields(ptb, stand_in_
 
 
 def test_too_long_a_caption_is_named(ptb):
-    with pytest.raises(InputError, match="row 2, candidate: has 25,000 words, and meteor cannot take more than 300"):
+    with pytest.raises(InputError, match="row 2, candidate: has 25,000 words, and meteor cannot take more than 1,000"):
         meteor(pretokenized(["a", ("dog " * 25_000).strip()], [["a"], ["a dog"]]))
+    with pytest.raises(InputError, match="row 1, candidate: has 301 words, and meteor cannot take more than 300"):
+        meteor(pretokenized([("dog " * 301).strip()], [["a", ("dog " * 300).strip()]]))
+    with pytest.raises(InputError, match="row 1, reference 2: has 301 words, and meteor cannot take more than 300"):
+        meteor(pretokenized(["a"], [["a", ("dog " * 301).strip()]]))
 
 
 def test_without_java(no_java):

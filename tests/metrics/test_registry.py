@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion_link_hf.errors import InputError
-from diffusion_link_hf.metrics import METRICS, Captions, MetricDependencyError, score_captions, score_names
+from diffusion_link_hf.metrics import METRICS, Captions, MetricDependencyError, score, score_names
 from diffusion_link_hf.metrics.captions import CaptionScores
 from support.metrics import pretokenized
 
@@ -21,13 +21,13 @@ def test_names_and_order():
         "rouge_l": "rouge_l",
         **dict.fromkeys(["bleu_1", "bleu_2", "bleu_3", "bleu_4"], "bleu"),
     }
-    assert list(score_captions(*ROWS_TOKENS, ["bleu_4", "rouge_l", "bleu_1"]).corpus) == ["bleu_4", "rouge_l", "bleu_1"]
+    assert list(score(*ROWS_TOKENS, ["bleu_4", "rouge_l", "bleu_1"]).corpus) == ["bleu_4", "rouge_l", "bleu_1"]
 
 
 @pytest.mark.parametrize("metrics", [["cider"], ["bleu_5"], [], "bleu", None, [["bleu"]], [None]])
 def test_unknown_names(metrics):
     with pytest.raises(InputError, match="metrics"):
-        score_captions(*ROWS_TOKENS, metrics)
+        score(*ROWS_TOKENS, metrics)
 
 
 @pytest.mark.parametrize(
@@ -35,26 +35,26 @@ def test_unknown_names(metrics):
 )
 def test_options_that_do_not_exist_or_fit(options):
     with pytest.raises(InputError):
-        score_captions(*ROWS_TOKENS, ["bleu"], **options)
+        score(*ROWS_TOKENS, ["bleu"], **options)
 
 
 def test_references_are_given_once():
     with pytest.raises(InputError, match="missing"):
-        score_captions(ROWS[0])
+        score(ROWS[0])
     with pytest.raises(InputError, match="twice"):
-        score_captions(Captions(*ROWS), ROWS[1])
+        score(Captions(*ROWS), ROWS[1])
 
 
 def test_corpus_and_captions_agree_with_each_metric_alone():
-    together = score_captions(*ROWS_TOKENS, LIGHT)
-    assert set(together.corpus) == {score for name in LIGHT for score in METRICS[name].scores}
+    together = score(*ROWS_TOKENS, LIGHT)
+    assert set(together.corpus) == {figure for name in LIGHT for figure in METRICS[name].scores}
     for name in LIGHT:
-        alone = score_captions(*ROWS_TOKENS, [name])
-        for score in METRICS[name].scores:
-            assert alone.corpus[score] == together.corpus[score]
+        alone = score(*ROWS_TOKENS, [name])
+        for figure in METRICS[name].scores:
+            assert alone.corpus[figure] == together.corpus[figure]
             if name != "vocabulary":
-                np.testing.assert_array_equal(alone.per_caption[score], together.per_caption[score])
-                assert together.per_caption[score].shape == (2,)
+                np.testing.assert_array_equal(alone.per_caption[figure], together.per_caption[figure])
+                assert together.per_caption[figure].shape == (2,)
     assert all(isinstance(value, float) and np.isfinite(value) for value in together.corpus.values())
 
 
@@ -62,7 +62,7 @@ def test_everything_is_tokenized_once_in_one_process(ptb, monkeypatch):
     runs = []
     original = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: runs.append(args) or original(*args, **kwargs))
-    score_captions(*ROWS, LIGHT)
+    score(*ROWS, LIGHT)
     assert len(runs) == 1
 
 
@@ -80,7 +80,7 @@ def test_parts_are_computed_once(monkeypatch):
 
     monkeypatch.setitem(METRICS, "spice", part("spice"))
     monkeypatch.setitem(METRICS, "cider_d", part("cider_d"))
-    scores = score_captions(*ROWS_TOKENS, ["spider", "cider_d", "spider"])
+    scores = score(*ROWS_TOKENS, ["spider", "cider_d", "spider"])
     assert sorted(calls) == ["cider_d", "spice"]
     assert scores.corpus == {"spider": 1.5, "cider_d": 1.0}
     assert scores.per_caption["spider"].tolist() == [0.5, 2.5]
@@ -89,12 +89,12 @@ def test_parts_are_computed_once(monkeypatch):
 def test_what_is_missing_is_said_before_any_work(no_java, monkeypatch):
     monkeypatch.setattr("diffusion_link_hf.metrics.sbert.sbert_similarity", lambda *args: pytest.fail("work was done"))
     with pytest.raises(MetricDependencyError, match="Java"):
-        score_captions(*ROWS, ["sbert_similarity", "meteor"])
+        score(*ROWS, ["sbert_similarity", "meteor"])
 
 
 def test_a_single_row_is_refused_before_any_work():
     with pytest.raises(InputError, match="one row"):
-        score_captions(["a"], [["a"]], ["bleu", "cider_d"])
+        score(["a"], [["a"]], ["bleu", "cider_d"])
 
 
 def test_the_import_loads_neither_torch_nor_evaluate():

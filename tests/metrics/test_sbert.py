@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusion_link_hf.errors import HubAccessError, InputError, ModelFolderError
-from diffusion_link_hf.metrics import Captions, MetricDependencyError, score_captions
+from diffusion_link_hf.metrics import Captions, MetricDependencyError, score
 from diffusion_link_hf.metrics.sbert import sbert_similarity
 
 ROWS = (
@@ -80,4 +80,4 @@ def test_devices_that_are_not_there(sbert_folder, device):
 def test_without_sentence_transformers(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MetricDependencyError, match=r"sentence-transformers.*diffusion-link-hf\[metrics\]"):
-        score_captions(["a"], [["a"]], metrics=["sbert_similarity"])
+        score(["a"], [["a"]], metrics=["sbert_similarity"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion_link_hf.errors import InputError
-from diffusion_link_hf.metrics import Captions, MetricDependencyError, MetricToolError, score_captions
+from diffusion_link_hf.metrics import Captions, MetricDependencyError, MetricToolError, score
 from diffusion_link_hf.metrics import spice as module
 from diffusion_link_hf.metrics.java import pycocoevalcap_folder
 from diffusion_link_hf.metrics.spice import CORENLP_JARS, fetch_spice, spice
@@ -77,7 +77,7 @@ def test_scores_of_the_words_in_one_process_and_in_order(stand_in_parser, monkey
 
 
 def test_spider_is_the_mean_of_its_parts(stand_in_parser):
-    scores = score_captions(pretokenized(*zip(*ROWS, strict=True)), metrics=["spider", "spice", "cider_d"])
+    scores = score(pretokenized(*zip(*ROWS, strict=True)), metrics=["spider", "spice", "cider_d"])
     parts = scores.per_caption
     assert list(scores.corpus) == ["spider", "spice", "cider_d"]
     np.testing.assert_allclose(parts["spider"], (parts["spice"] + parts["cider_d"]) / 2)
@@ -101,7 +101,7 @@ def test_without_corenlp_nothing_is_scored(ptb, empty_folder, metrics, monkeypat
         pytest.skip("pycocoevalcap has fetched CoreNLP by itself")
     monkeypatch.setattr("diffusion_link_hf.metrics.captions.ptb_tokenize", lambda texts: pytest.fail("work was done"))
     with pytest.raises(MetricDependencyError, match=r"Stanford CoreNLP.*Run once: diffusion-link score --fetch spice"):
-        score_captions(Captions(["a", "b"], [["a"], ["b"]]), metrics=metrics)
+        score(Captions(["a", "b"], [["a"], ["b"]]), metrics=metrics)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM
 
 from diffusion_link_hf import CaptionDecoder
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from diffusion_link_hf.loading import BaseReference
 from support.models import HIDDEN_SIZE, make_decoder, make_language_model, make_tokenizer
 
 CAPTIONS = ["A dog barks", "Rain", "Wind howls while a bell rings"]
@@ -342,7 +343,7 @@ def test_nothing_asks_the_hub_or_the_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", forbidden)
     monkeypatch.setattr("builtins.input", forbidden)
     decoder = make_decoder(lora=True)
-    decoder.source = {"id": "someone/base", "revision": "abc"}
+    decoder.source = BaseReference("someone/base", "abc")
     decoder.model.peft_config["default"].base_model_name_or_path = "someone/base"
     decoder.save_pretrained(tmp_path, include_base=True)
     CaptionDecoder.from_pretrained(tmp_path)
@@ -425,16 +426,16 @@ def test_damaged_folders_are_refused(tmp_path, how):
 
 def test_a_referenced_base_is_not_copied(tmp_path):
     decoder = make_decoder(lora=True)
-    decoder.source = {"id": "someone/base", "revision": "abc"}
+    decoder.source = BaseReference("someone/base", "abc")
     decoder.save_pretrained(tmp_path)
     assert not (tmp_path / "base" / "model.safetensors").exists()
-    assert json.loads((tmp_path / "decoder_config.json").read_text())["base"] == decoder.source
+    assert json.loads((tmp_path / "decoder_config.json").read_text())["base"] == decoder.source.as_json()
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "someone/base"
     assert CaptionDecoder.from_config(tmp_path).hidden_size == HIDDEN_SIZE
 
 
 def test_nothing_is_lost_silently(tmp_path):
-    plain = CaptionDecoder(make_language_model(), make_tokenizer(), source={"id": "a/b"})
+    plain = CaptionDecoder(make_language_model(), make_tokenizer(), source=BaseReference("a/b"))
     with pytest.raises(InputError, match="lost"):
         plain.save_pretrained(tmp_path, include_base=False)
     with pytest.raises(InputError, match="repository"):

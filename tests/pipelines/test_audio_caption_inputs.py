@@ -111,6 +111,31 @@ def test_one_sampling_rate_serves_a_list(pipe, tmp_path):
         pipe([samples], sampling_rate=5)
 
 
+def test_samples_with_their_rate_as_torchaudio_loads_them(pipe):
+    samples = recordings(1)[0][:44_100]
+    expected = pipe(samples, 44_100).captions
+    pair = (torch.from_numpy(samples)[None], 44_100)
+    assert pipe(pair).captions == expected
+    assert pipe((samples, np.int64(44_100)), 44_100).captions == expected
+    result = pipe([pair, samples], sampling_rate=44_100)
+    assert (result.captions, result.errors) == (expected * 2, [None, None])
+    assert pipe((samples, samples), sampling_rate=44_100).captions == expected * 2  # two recordings
+    assert pipe([{"audio": pair}]).captions == expected
+    with pytest.raises(AudioFormatError, match=r"audio\[0\]: says 44100 Hz, the argument 48000 Hz"):
+        pipe([pair], sampling_rate=RATE)
+    with pytest.raises(AudioFormatError, match="sampling rate 5"):
+        pipe((samples, 5))
+
+
+def test_a_progress_bar_is_shown_only_where_it_is_asked_for(pipe, capfd):
+    silent = AudioCaptionPipeline.from_pipe(pipe)
+    silent(recordings(2), sampling_rate=RATE)
+    assert "it/s" not in capfd.readouterr().err
+    silent.set_progress_bar_config(disable=False)
+    silent(recordings(2), sampling_rate=RATE)
+    assert "2/2" in capfd.readouterr().err
+
+
 def test_rows_and_columns_of_data_frames(pipe, tmp_path):
     import pandas
     from datasets import Dataset

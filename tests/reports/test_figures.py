@@ -79,19 +79,20 @@ def document():
     def row(value):
         return {"figures": {"matched_audio": {"value": value, "low": value - 0.01, "high": value + 0.01}}}
 
-    points = [
-        {"method": "diffusion-link", "timestep": timestep, "steps": steps, "noised": True, **row(0.7 - timestep / 2000)}
-        for steps in (1, 5)
-        for timestep in (100, 300, 500)
-    ]
-    return {"points": points, "baselines": {"ridge": row(0.6)}}
+    grid, methods = [], {"ridge": row(0.6)}
+    for steps in (1, 5):
+        for timestep in (100, 300, 500):
+            point = {"noise_timestep": timestep, "num_inference_steps": steps, "add_noise": True}
+            grid.append({"row": f"{timestep}/{steps}", "variant": "link", "method": "diffusion-link", **point})
+            methods[grid[-1]["row"]] = row(0.7 - timestep / 2000)
+    return {"names": ["audio", "text"], "grid": grid, "methods": methods}
 
 
 def test_the_curve_names_lines_baselines_and_the_paper(tmp_path):
     pytest.importorskip("matplotlib")
     draw_timestep_curve(tmp_path / "curve.svg", document())
     text = (tmp_path / "curve.svg").read_text()
-    for words in ("diffusion-link, 1 steps", "diffusion-link, 5 steps", "ridge", "paper, AudioCaps", "s*"):
+    for words in ("link, 1 steps", "link, 5 steps", "ridge", "paper, AudioCaps", "s*"):
         assert words in text
 
 

@@ -9,22 +9,21 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from diffusion_link_hf.analysis.bootstrap import Estimate
-from diffusion_link_hf.analysis.evaluation import MethodResult, evaluate_bridges
+from diffusion_link_hf.analysis.gap_measures import BASELINES, MethodResult, measure_bridges
 from diffusion_link_hf.errors import DataError
 from diffusion_link_hf.reports.gap import (
-    BASELINES,
     describe_data,
     eval_results,
     gap_document,
     gap_markdown,
-    write_document,
 )
+from diffusion_link_hf.reports.markdown import write_document
 from support.analysis import QUICK, make_fitted, make_split
 
 
 def measure(seeds=(0, 1)):
     train, held_out = make_split()
-    results = evaluate_bridges(make_fitted(train, seeds), held_out, train, QUICK)
+    results = measure_bridges(make_fitted(train, seeds), held_out, train, QUICK)
     data = describe_data("small", train, held_out, "abc", split_seed=0)
     return results, gap_document(results, data, {"steps": 30}, QUICK)
 
@@ -78,7 +77,7 @@ def test_differences_from_the_baselines(measured):
 
 def test_the_report_says_who_wins_and_shows_the_paper(measured):
     markdown = gap_markdown(measured[1], ["map_ridge.svg"])
-    assert "Highest matched cosine, audio-driven: **ridge**" in markdown
+    assert "Highest matched cosine, from audio: **ridge**" in markdown
     assert "diffusion-link beats all of identity, centering, ridge outside of the intervals in: nothing." in markdown
     assert "Diffusion-Link: 0.688 · 0.945 · 0.000 · 0.001" in markdown
     assert "CLAP: 0.486" in markdown
@@ -140,3 +139,18 @@ def test_wrong_documents_are_refused(measured):
         eval_results({"format": "shopping list"}, "ridge")
     with pytest.raises(DataError, match="teleport"):
         eval_results(measured[1], "teleport")
+
+
+def test_other_modalities_are_called_by_their_names_and_stand_alone(measured):
+    results, _ = measured
+    train, held_out = make_split()
+    data = describe_data("faces", train, held_out, "abc")
+    document = gap_document(results, data, {"steps": 30}, QUICK, names=("image", "speaker"))
+    markdown = gap_markdown(document)
+    for words in ("audio", "Audio", "recording", "AudioCaps", "paper"):
+        assert words not in markdown
+    assert "R@1 image → speaker" in markdown
+    assert "| method | image, matched | speaker, matched |" in markdown
+    assert document["methods"]["diffusion-link"]["paper"] == {}
+    names = {one.metric_name for one in eval_results(document, "ridge")}
+    assert {"matched image", "image to speaker r1"} <= names

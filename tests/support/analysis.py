@@ -2,14 +2,14 @@
 
 import torch
 
-from diffusion_link_hf.analysis.evaluation import EvaluationSettings, FittedBridge
+from diffusion_link_hf.analysis.gap_measures import FittedBridge, GapSettings
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.training.bridge import build_bridge
 from support.bridges import make_bridge, make_pairs, make_rows
 from support.models import EMBEDDING_DIM
 
 CAPTIONS = 2
-QUICK = EvaluationSettings(resamples=40, kl_components=4)
+QUICK = GapSettings(resamples=40, kl_components=4)
 
 
 def make_pairs_with_captions(recordings: int = 120) -> EmbeddingPairs:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from diffusion_link_hf import EmbeddingCache
-from diffusion_link_hf.analysis.captioning import HeldOut
+from diffusion_link_hf.analysis.captioning import FinishedRun, HeldOut, Run
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
-from diffusion_link_hf.experiments.caption_runs import CaptioningRecipe, FinishedRun, Run
+from diffusion_link_hf.experiments.caption_runs import CaptioningRecipe
 from diffusion_link_hf.metrics import CaptionScores
 from diffusion_link_hf.training.bridge import train_bridge
 from support.training import WORDS, make_base, make_cache
@@ -60,7 +60,7 @@ def make_held_out(count: int = 12) -> HeldOut:
     return HeldOut.from_cache(make_captioned_cache(count))
 
 
-def make_finished(method: str, seed: int, captions: list[str], mode: str = "zero-shot") -> FinishedRun:
+def make_finished(method: str, seed: int, captions: list[str], mode: str = "zeroshot") -> FinishedRun:
     seconds = {"bridge": None if method == "none" else 0.5, "decoder": 2.0 + seed, "captions": 0.25}
     return FinishedRun(Run(mode, method, seed), captions, None if method == "none" else "LinearBridge", 0, seconds)
 

@@ -1,4 +1,4 @@
-"""examples/train.py under FSDP on CPUs: Accelerate shards on accelerators only, PyTorch does on any device."""
+"""The command line under FSDP on CPUs: Accelerate shards on accelerators only, PyTorch does on any device."""
 
 import os
 import runpy
@@ -8,7 +8,7 @@ import sys
 from accelerate import accelerator, state
 from accelerate.utils import DistributedType
 
-from diffusion_link_hf.training import decoder
+from diffusion_link_hf.training import optimize
 
 
 class ShardingState(state.AcceleratorState):
@@ -23,14 +23,14 @@ class ShardingState(state.AcceleratorState):
 
 def killed_after(step: int) -> None:
     """All processes end as by kill -9 once the first of them has written the checkpoint of ``step``."""
-    save = decoder.save_checkpoint
+    save = optimize.save_checkpoint
 
     def save_and_die(root, at, *rest):
         save(root, at, *rest)
         if at == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    decoder.save_checkpoint = save_and_die
+    optimize.save_checkpoint = save_and_die
 
 
 if __name__ == "__main__":

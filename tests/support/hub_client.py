@@ -33,10 +33,11 @@ def load(loads: str = "AudioCaptionPipeline", **options: Any) -> dict[str, Any]:
     if loads == "AudioCaptionPipeline":
         loaded.set_progress_bar_config(disable=True)
         sources = {"base": loaded.decoder.source, "clap": loaded.clap.source}
+        sources = {name: source and source.as_json() for name, source in sources.items()}
         return {"captions": loaded(recording(), RATE).captions, **sources}
     if loads == "DiffusionLinkPipeline":
         return {"embeds": loaded(torch.ones(1, loaded.link.config.embedding_dim)).embeds.tolist()}
-    return {"embeds": loaded.encode_text(["rain"]).tolist(), "source": loaded.source}
+    return {"embeds": loaded.encode_text(["rain"]).tolist(), "source": loaded.source and loaded.source.as_json()}
 
 
 def push(arguments: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from diffusion_link_hf import EmbeddingCache
 from diffusion_link_hf.embeddings.cache import clap_fingerprint
-from diffusion_link_hf.training.recipes import DecoderTrainingArguments, LinkTrainingArguments
+from diffusion_link_hf.training.arguments import BridgeTrainingArguments, DecoderTrainingArguments
 from support.models import EMBEDDING_DIM, make_language_model, make_tokenizer
 
 WORDS = ("dog", "rain", "bell", "wind")
@@ -49,8 +49,10 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def link_arguments(cache, output, **changes):
+def bridge_arguments(cache, output, **changes):
+    """Of Diffusion-Link, small."""
     options = {
+        "method": "diffusion-link",
         "max_steps": 300,
         "batch_size": 64,
         "learning_rate": 2e-3,
@@ -62,7 +64,7 @@ def link_arguments(cache, output, **changes):
         "ema_decay": 0.98,
         "model": {"width": 64, "time_embed_dim": 16, "add_noise": False, "num_inference_steps": 1},
     }
-    return LinkTrainingArguments(cache=str(cache), output=str(output), **{**options, **changes})
+    return BridgeTrainingArguments(cache=str(cache), output=str(output), **{**options, **changes})
 
 
 def decoder_arguments(cache, base, output, **changes):

@@ -20,7 +20,7 @@ def fresh_accelerator():
 
 @pytest.fixture
 def launch(tmp_path, pytestconfig):
-    """(name of a launch file, recipe, output, script before train.py, environment) → the finished processes."""
+    """(name of a launch file, recipe, output, script that runs train.py, environment) → the finished processes."""
     root = pytestconfig.rootpath
 
     def run(config, recipe, output, *before, **environment):
@@ -28,7 +28,8 @@ def launch(tmp_path, pytestconfig):
         path.write_text(yaml.safe_dump(dataclasses.asdict(recipe) | {"output": str(tmp_path / output)}))
         command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
         command += ["--config_file", str(root / "hub_configs" / "accelerate" / f"{config}.yaml")]
-        command += [*before, str(root / "examples" / "train.py"), str(path)]
+        script = [*before, str(root / "examples" / "train.py")] if before else ["-m", "diffusion_link_hf", "train"]
+        command += [*script, str(path)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
 

@@ -10,16 +10,17 @@ from safetensors.torch import save_file
 
 from diffusion_link_hf import DiffusionLinkPipeline
 from diffusion_link_hf.bridges.diffusion_link import DiffusionLinkModel
-from diffusion_link_hf.bridges.losses import total_loss
+from diffusion_link_hf.bridges.losses import diffusion_link_loss, diffusion_loss, topology_loss
 from diffusion_link_hf.bridges.sampling import add_noise, make_scheduler
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training import optimize
-from diffusion_link_hf.training.bridge import METHODS, build_bridge, link_loss, train_bridge, validation_cosines
+from diffusion_link_hf.training.bridge import train_bridge, validation_cosines
+from diffusion_link_hf.training.methods import METHODS, build_bridge
 from support.bridges import SIZES, make_pairs, make_rows, unit
 from support.models import EMBEDDING_DIM, make_link
 
-TRAINED = [name for name, method in METHODS.items() if method.how == "trained"]
+TRAINED = [name for name, method in METHODS.items() if method.trained]
 QUICK = {"batch_size": 32, "learning_rate": 3e-3, "ema_decay": 0.95, "validation_fraction": 0.2, "progress": False}
 
 
@@ -118,12 +119,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(method, pairs, tmp_path, mo
         fit(method, pairs, tmp_path / "broken", 12, checkpoint_every=5, learning_rate=1e-5)
 
 
-def test_link_loss():
+def test_diffusion_link_loss():
     """Row by row from the definition; targets without a partner have the text branch alone."""
     link, scheduler = make_link(), make_scheduler()
     source, target = 5 * unit(make_rows(3)), 5 * unit(make_rows(5, 1))
     options = {"topology_weight": 0.7, "topology_source": "audio"}
-    found = link_loss(link, source, target, scheduler, torch.Generator().manual_seed(2), 300, **options)
+    found = diffusion_link_loss(link, source, target, scheduler, torch.Generator().manual_seed(2), 300, **options)
     generator = torch.Generator().manual_seed(2)
     predicted = []
     for clean in (target, source):
@@ -136,19 +137,21 @@ def test_link_loss():
     topology = 0.6 * 0.7 * (x @ x.T - x @ y.T).square().mean()
     torch.testing.assert_close(found.total, errors + topology)
     torch.testing.assert_close(found.diffusion + 0.7 * found.topology, found.total)
-    whole = link_loss(link, source, target[:3], scheduler, torch.Generator().manual_seed(2), 300)
+    whole = diffusion_link_loss(link, source, target[:3], scheduler, torch.Generator().manual_seed(2), 300)
     generator = torch.Generator().manual_seed(2)
     predicted = []
     for clean in (target[:3], source):
         timesteps = torch.randint(300, (3,), generator=generator)
         state = add_noise(clean, torch.randn(clean.shape, generator=generator), timesteps, scheduler)
         predicted.append(link(state, timesteps).sample)
-    torch.testing.assert_close(whole.total, total_loss(target[:3], *predicted).total)
-    alone = link_loss(link, source[:0], target, scheduler, torch.Generator().manual_seed(2), 300)
+    torch.testing.assert_close(
+        whole.total, diffusion_loss(target[:3], *predicted) + topology_loss(target[:3], predicted[1])
+    )
+    alone = diffusion_link_loss(link, source[:0], target, scheduler, torch.Generator().manual_seed(2), 300)
     assert alone.total.isfinite()
     assert alone.topology == 0
     generator = torch.Generator().manual_seed(2)
-    one_branch = link_loss(link, source, target[:3], scheduler, generator, 300, text_to_text=False)
+    one_branch = diffusion_link_loss(link, source, target[:3], scheduler, generator, 300, text_to_text=False)
     generator = torch.Generator().manual_seed(2)
     timesteps = torch.randint(300, (3,), generator=generator)
     state = add_noise(source, torch.randn(3, EMBEDDING_DIM, generator=generator), timesteps, scheduler)

@@ -3,37 +3,40 @@
 import json
 import os
 import resource
+import shutil
 
 import pytest
 import torch
 
+from diffusion_link_hf import train
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training.checkpoints import (
     folder_fingerprint,
-    identity,
     load_checkpoint,
+    run_identity,
     save_checkpoint,
     start_anew,
 )
+from support.training import bridge_arguments, decoder_arguments, make_base, make_cache
 
 RECIPE = {"learning_rate": 1e-3, "model": {"width": 8}, "widths": (1, 2), "output": "a", "link": "x"}
-WHO = identity(RECIPE, data="d", link="l", clap=None)
+IDENTITY = run_identity(RECIPE, data="d", link="l", clap=None)
 
 
 @pytest.fixture
 def saved(tmp_path):
     for step in (10, 20):
-        save_checkpoint(tmp_path, step, {"weights": torch.arange(step)}, WHO, keep=2)
+        save_checkpoint(tmp_path, step, {"weights": torch.arange(step)}, IDENTITY, keep=2)
     return tmp_path
 
 
 def test_round_trip(saved):
     step, state = load_checkpoint(
-        saved, identity({**RECIPE, "output": "b", "link": "y"}, data="d", link="l", clap=None)
+        saved, run_identity({**RECIPE, "output": "b", "link": "y"}, data="d", link="l", clap=None)
     )
     assert step == 20
     assert torch.equal(state["weights"], torch.arange(20))
-    assert load_checkpoint(saved / "nowhere", WHO) is None
+    assert load_checkpoint(saved / "nowhere", IDENTITY) is None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,9 @@ def test_round_trip(saved):
 )
 def test_what_differs_is_named(saved, recipe, contents, words):
     with pytest.raises(RecipeError, match=words):
-        load_checkpoint(saved, identity({**RECIPE, **recipe}, **{"data": "d", "link": "l", "clap": None, **contents}))
+        load_checkpoint(
+            saved, run_identity({**RECIPE, **recipe}, **{"data": "d", "link": "l", "clap": None, **contents})
+        )
 
 
 @pytest.mark.parametrize(
@@ -60,8 +65,8 @@ def test_what_differs_is_named(saved, recipe, contents, words):
         ("identity.json", '{"recipe": {'),
         ("identity.json", "[]"),
         ("identity.json", b"\xff\xfe"),
-        ("identity.json", json.dumps({**WHO, "recipe": "abc", "step": 20})),
-        ("identity.json", json.dumps(WHO)),
+        ("identity.json", json.dumps({**IDENTITY, "recipe": "abc", "step": 20})),
+        ("identity.json", json.dumps(IDENTITY)),
         ("state.pt", None),
         ("state.pt", ""),
         ("state.pt", 100),
@@ -78,7 +83,7 @@ def test_damage_is_reported(saved, name, content):
             whole[:content] if isinstance(content, int) else content if isinstance(content, bytes) else content.encode()
         )
     with pytest.raises(DataError, match="is damaged") as caught:
-        load_checkpoint(saved, WHO)
+        load_checkpoint(saved, IDENTITY)
     assert "step-00000020" in caught.value.item
     assert caught.value.remedy
 
@@ -87,8 +92,8 @@ def test_foreign_folders_are_left_alone(saved):
     for name in ("step-backup", "step-00000099.old", "step-7"):
         (saved / name).mkdir()
     (saved / "step-00000098").write_text("a file")
-    assert load_checkpoint(saved, WHO)[0] == 20
-    save_checkpoint(saved, 30, {}, WHO, keep=1)
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    save_checkpoint(saved, 30, {}, IDENTITY, keep=1)
     assert sorted(path.name for path in saved.iterdir()) == [
         "step-00000030",
         "step-00000098",
@@ -118,15 +123,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint(saved):
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, old[1]))
     try:
         with pytest.raises(DataError, match="cannot be written") as caught:
-            save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, WHO, keep=1)
+            save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, IDENTITY, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert "step-00000030" in caught.value.item
     assert "previous checkpoint" in caught.value.remedy
     assert sorted(path.name for path in saved.iterdir()) == ["step-00000010", "step-00000020"]
-    assert load_checkpoint(saved, WHO)[0] == 20
-    save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, WHO, keep=1)
-    assert load_checkpoint(saved, WHO)[0] == 30
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    save_checkpoint(saved, 30, {"weights": torch.zeros(100_000)}, IDENTITY, keep=1)
+    assert load_checkpoint(saved, IDENTITY)[0] == 30
 
 
 def test_a_torn_checkpoint_is_never_loaded(saved, monkeypatch):
@@ -138,18 +143,21 @@ def test_a_torn_checkpoint_is_never_loaded(saved, monkeypatch):
     for call in ("fsync", "replace"):
         monkeypatch.setattr(os, call, dies)
         with pytest.raises(KeyboardInterrupt):
-            save_checkpoint(saved, 30, {"weights": torch.arange(30)}, WHO, keep=2)
+            save_checkpoint(saved, 30, {"weights": torch.arange(30)}, IDENTITY, keep=2)
         monkeypatch.undo()
-        assert (saved / ".writing-00000030").is_dir()
-        assert load_checkpoint(saved, WHO)[0] == 20
-    save_checkpoint(saved, 40, {}, WHO, keep=2)
+        assert load_checkpoint(saved, IDENTITY)[0] == 20
+    torn = saved / ".writing-step-00000030"  # what kill -9 leaves
+    torn.mkdir()
+    (torn / "state.pt").write_bytes(b"half of it")
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    save_checkpoint(saved, 40, {}, IDENTITY, keep=2)
     assert sorted(path.name for path in saved.iterdir()) == ["step-00000020", "step-00000040"]
 
 
 def test_what_touches_the_result_is_compared():
     """How often a run validates matters to the weights only where a validation chooses them."""
     for changes, matters in (({}, False), ({"keep": "best"}, True), ({"patience": 2}, True)):
-        recipes = [identity({**RECIPE, **changes, "validate_every": every, "log_every": every}) for every in (5, 6)]
+        recipes = [run_identity({**RECIPE, **changes, "validate_every": every, "log_every": every}) for every in (5, 6)]
         assert (recipes[0] != recipes[1]) == matters
 
 
@@ -157,6 +165,50 @@ def test_a_run_that_starts_anew_leaves_no_later_steps(saved):
     """They would be the newest ones for whoever goes on with the new run."""
     (saved / "step-notes").mkdir()
     start_anew(saved)
-    save_checkpoint(saved, 5, {"weights": torch.zeros(1)}, WHO, keep=1)
-    assert load_checkpoint(saved, WHO)[0] == 5
+    save_checkpoint(saved, 5, {"weights": torch.zeros(1)}, IDENTITY, keep=1)
+    assert load_checkpoint(saved, IDENTITY)[0] == 5
     assert (saved / "step-notes").is_dir()
+
+
+def age(checkpoint):
+    """Rewrites a checkpoint in the words of the first version; without loss options in the bridge stage's identity."""
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    state["optimiser"] = state.pop("optimizer")
+    identity = json.loads((checkpoint / "identity.json").read_text())
+    recipe = identity["recipe"]
+    if recipe["stage"] == "bridge":
+        state["decay"] = state.pop("schedule")
+        del state["misses"]
+        state["best"] = {"value" if name == "score" else name: part for name, part in state["best"].items()}
+        recipe["stage"] = "link"
+        del recipe["method"]
+        for name in ("dim_reduction", "batch_reduction"):
+            del recipe["loss"][name]
+    else:
+        recipe["mode"] = "text_only"
+    torch.save(state, checkpoint / "state.pt")
+    (checkpoint / "identity.json").write_text(json.dumps(identity))
+
+
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
+def test_a_run_of_the_first_version_goes_on(tmp_path, stage):
+    """To the same bits as without the interruption; a recipe that differs is refused as ever."""
+    make_cache().save(tmp_path / "cache")
+    every = {"max_steps": 12, "checkpoint_every": 8, "validate_every": 4, "keep": "best"}
+
+    def arguments(output, **changes):
+        if stage == "bridge":
+            return bridge_arguments(tmp_path / "cache", tmp_path / output, **every, **changes)
+        base = make_base(tmp_path / "base")
+        return decoder_arguments(tmp_path / "cache", base, tmp_path / output, mode="zeroshot", **every, **changes)
+
+    expected = train(arguments("whole"))
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "old" / "checkpoints")
+    age(tmp_path / "old" / "checkpoints" / "step-00000008")
+    with pytest.raises(RecipeError, match=r"another recipe \(seed 0, now 1\)"):
+        train(arguments("old", seed=1))
+    assert train(arguments("old"))["steps"] == expected["steps"]
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
+    assert files
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "old" / file).read_bytes()

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 
-from diffusion_link_hf import AudioCaptionPipeline, EmbeddingCache
+from diffusion_link_hf import AudioCaptionPipeline, EmbeddingCache, loading
 from diffusion_link_hf.bridges.centering import MeanCentering
 from diffusion_link_hf.bridges.sampling import make_scheduler
 from diffusion_link_hf.errors import DataError, DiffusionLinkError, ModelFolderError, RecipeError
+from diffusion_link_hf.loading import BaseReference
 from diffusion_link_hf.training import decoder as decoder_stage
-from diffusion_link_hf.training import parts
 from diffusion_link_hf.training.bridge import METHODS, train_bridge
 from diffusion_link_hf.training.decoder import embeds_of, train_decoder
 from diffusion_link_hf.training.parts import build_parts, load_link, locate_base
@@ -97,7 +97,7 @@ def test_another_clap_is_noticed_before_the_first_step(room, tmp_path):
 
 def test_a_base_from_the_hub_that_is_trained_whole_must_be_included(room, tmp_path, monkeypatch):
     """What would be saved as a mere reference would be lost."""
-    monkeypatch.setattr("diffusion_link_hf.training.parts.resolve_folder", lambda *_, **__: room / "base")
+    monkeypatch.setattr("diffusion_link_hf.loading.download_snapshot", lambda *_, **__: room / "base")
     cache = EmbeddingCache.load(room / "cache")
     for include_base in (None, False):
         with pytest.raises(RecipeError, match="include_base"):
@@ -123,16 +123,12 @@ def test_the_base_of_a_pipeline(room, tmp_path):
 
 def test_the_base_that_a_decoder_references(tmp_path, monkeypatch):
     decoder = make_decoder()
-    decoder.source = {"id": "owner/model", "revision": "abc"}
+    decoder.source = BaseReference("owner/model", "abc")
     decoder.save_pretrained(tmp_path / "decoder")
-    resolve = parts.resolve_folder
-
-    def fetch(name, revision=None, **options):
-        return tmp_path if (name, revision) == ("owner/model", "abc") else resolve(name, revision, **options)
-
-    monkeypatch.setattr(parts, "resolve_folder", fetch)
+    snapshots = {("owner/model", "abc"): tmp_path}
+    monkeypatch.setattr(loading, "download_snapshot", lambda name, revision, **_: snapshots[name, revision])
     found = locate_base(str(tmp_path / "decoder"), None)
-    assert (found.weights, found.tokenizer, found.source["id"]) == (tmp_path, tmp_path, "owner/model")
+    assert (found.weights, found.tokenizer, found.source.id) == (tmp_path, tmp_path, "owner/model")
 
 
 def test_links_that_do_not_fit(room, tmp_path):
@@ -190,8 +186,8 @@ def test_every_bridge_is_a_link(method, tmp_path):
     bridge = train_bridge(method, cache, tmp_path, steps=1, batch_size=8, model=SIZES.get(method, {}), progress=False)
     link, scheduler = load_link(tmp_path / "link", cache)
     assert type(link) is type(bridge)
-    for mode, rows, modality in (("text_only", cache.text, "text"), ("supervised", cache.audio, "audio")):
-        if (method, mode) == ("c3", "text_only"):
+    for mode, rows, modality in (("zeroshot", cache.text, "text"), ("supervised", cache.audio, "audio")):
+        if (method, mode) == ("c3", "zeroshot"):
             continue  # noised row by row: see the next test
         found = embeds_of(cache, torch.arange(5), mode, link, scheduler, "cpu", torch.Generator().manual_seed(1))
         expected = bridge.bridge(rows[:5], modality, generator=torch.Generator().manual_seed(1))
@@ -208,21 +204,21 @@ def test_c3_corrupts_each_row_by_itself_and_only_while_training():
         return embeds_of(cache, rows, mode, link, scheduler, "cpu", generator)
 
     clean = link.bridge(cache.text[rows], "text", add_noise=False)
-    first = embeds("text_only", 0)
+    first = embeds("zeroshot", 0)
     noise = torch.randn(2, EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(first, torch.nn.functional.normalize(clean + 0.016**0.5 * noise, dim=1))
     assert not torch.allclose(first[0], first[1], atol=0.1)
-    assert not torch.allclose(first, embeds("text_only", 1), atol=0.1)
-    torch.testing.assert_close(embeds("text_only"), clean)
+    assert not torch.allclose(first, embeds("zeroshot", 1), atol=0.1)
+    torch.testing.assert_close(embeds("zeroshot"), clean)
     torch.testing.assert_close(embeds("supervised", 0), link.bridge(cache.audio[rows], "audio"))
     link.register_to_config(add_noise=False)
-    torch.testing.assert_close(embeds("text_only", 0), clean)
+    torch.testing.assert_close(embeds("zeroshot", 0), clean)
 
 
 def test_c3_ends_in_a_pipeline(room, tmp_path):
     train_bridge("c3", room / "cache", tmp_path / "c3", progress=False)
     recipe = arguments(
-        room, tmp_path / "out", mode="text_only", link=str(tmp_path / "c3" / "link"), gradient_accumulation_steps=2
+        room, tmp_path / "out", mode="zeroshot", link=str(tmp_path / "c3" / "link"), gradient_accumulation_steps=2
     )
     metrics = train_decoder(recipe)
     pipeline = AudioCaptionPipeline.from_pretrained(tmp_path / "out")

@@ -5,39 +5,38 @@ import torch
 from peft import LoraConfig
 
 from diffusion_link_hf import DiffusionLinkModel
-from diffusion_link_hf.errors import DiffusionLinkError, RecipeError
-from diffusion_link_hf.training.decoder import train_decoder
-from diffusion_link_hf.training.link import train_link
-from diffusion_link_hf.training.preparation import check_fields, construct
-from support.training import decoder_arguments, link_arguments
+from diffusion_link_hf.errors import DataError, DiffusionLinkError, RecipeError
+from diffusion_link_hf.training.preparation import check_options, construct
+from diffusion_link_hf.training.train import train
+from support.training import bridge_arguments, decoder_arguments
 
 
 def test_a_tracker_that_nobody_knows(tmp_path):
     with pytest.raises(RecipeError, match=r"report_to: is 'tensorbord'. Use one of .*tensorboard.*none"):
-        train_link(link_arguments(tmp_path / "no", tmp_path / "out", report_to="tensorbord"))
+        train(bridge_arguments(tmp_path / "no", tmp_path / "out", report_to="tensorbord"))
 
 
-@pytest.mark.parametrize("train", ["link", "decoder"])
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
 @pytest.mark.parametrize(
     ("changes", "words"), [({"report_to": "tensorboard"}, r"\[train\].*none"), ({"mixed_precision": "fp16"}, "CPU")]
 )
-def test_the_machine_is_asked_first(tmp_path, monkeypatch, train, changes, words):
+def test_the_machine_is_asked_first(tmp_path, monkeypatch, stage, changes, words):
     """There is no cache here, so whatever came later would complain of that."""
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     if "mixed_precision" in changes and torch.cuda.is_available():
         pytest.skip("a GPU trains in fp16")
-    link = link_arguments(tmp_path / "no", tmp_path / "out", **changes)
+    link = bridge_arguments(tmp_path / "no", tmp_path / "out", **changes)
     decoder = decoder_arguments(tmp_path / "no", tmp_path / "no", tmp_path / "out", **changes)
     with pytest.raises(RecipeError, match=words):
-        train_link(link) if train == "link" else train_decoder(decoder)
+        train(link if stage == "bridge" else decoder)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(RecipeError, match="cannot be written"):
-            train_link(link_arguments(tmp_path / "no", output))
+        with pytest.raises(DataError, match="cannot be written"):
+            train(bridge_arguments(tmp_path / "no", output))
 
 
 def test_construct():
@@ -74,4 +73,4 @@ def test_numbers_of_a_model_are_checked(given, words):
 
 def test_where_nothing_is_known_the_remedy_says_so():
     with pytest.raises(RecipeError, match=r"loss.x: is no known field. There are no loss options"):
-        check_fields("loss", ["x"], [])
+        check_options("loss", {"x": 1}, {})

@@ -9,11 +9,10 @@ from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training.decoder import train_decoder
-from diffusion_link_hf.training.link import train_link
-from support.training import decoder_arguments, link_arguments, make_base, make_uneven_cache, relative_difference
+from diffusion_link_hf.training.train import train
+from support.training import bridge_arguments, decoder_arguments, make_base, make_uneven_cache, relative_difference
 
-TRAIN = {"link": train_link, "decoder": train_decoder}
+STAGES = ("bridge", "decoder")
 
 
 @pytest.fixture
@@ -21,18 +20,24 @@ def runs(tmp_path):
     """Recipes by stage, of 200 steps; batches and captions that two processes cannot halve evenly."""
     make_uneven_cache().save(tmp_path / "cache")
     base = make_base(tmp_path / "base")
-    link = {"max_steps": 200, "batch_size": 33, "topology_weight": 20.0, "max_grad_norm": 1.0, "keep": "best"}
+    bridge = {
+        "max_steps": 200,
+        "batch_size": 33,
+        "loss": {"topology_weight": 20.0},
+        "max_grad_norm": 1.0,
+        "keep": "best",
+    }
     decoder = {"max_steps": 200, "batch_size": 7, "learning_rate": 2e-3, "keep": "best", "validate_every": 20}
     return {
-        "link": link_arguments(tmp_path / "cache", tmp_path / "one" / "link", **link),
+        "bridge": bridge_arguments(tmp_path / "cache", tmp_path / "one" / "bridge", **bridge),
         "decoder": decoder_arguments(tmp_path / "cache", base, tmp_path / "one" / "decoder", **decoder),
     }
 
 
-@pytest.mark.parametrize("stage", ["link", "decoder"])
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
 def test_two_processes_are_one(runs, launch, tmp_path, stage):
     """Topology over the whole batch, the loss per caption token of the whole batch; ``pytest -rP`` prints it."""
-    TRAIN[stage](runs[stage])
+    train(runs[stage])
     done = launch("ddp_cpu", runs[stage], f"two/{stage}")
     assert done.returncode == 0, done.stderr[-2000:]
     difference = relative_difference(tmp_path / "one" / stage, tmp_path / "two" / stage)
@@ -44,23 +49,23 @@ def test_two_processes_are_one(runs, launch, tmp_path, stage):
     assert done.stdout.count('"processes": 2') == 1  # printed once, not once per process
 
 
-@pytest.mark.parametrize("stage", ["link", "decoder"])
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
 def test_micro_batches_change_nothing_but_memory(runs, tmp_path, stage):
     arguments = dataclasses.replace(runs[stage], max_steps=30, warmup_steps=5) if stage == "decoder" else runs[stage]
-    TRAIN[stage](arguments)
-    TRAIN[stage](dataclasses.replace(arguments, gradient_accumulation_steps=4, output=str(tmp_path / "many")))
+    train(arguments)
+    train(dataclasses.replace(arguments, gradient_accumulation_steps=4, output=str(tmp_path / "many")))
     assert relative_difference(tmp_path / "one" / stage, tmp_path / "many") < 1e-5
 
 
-@pytest.mark.parametrize("stage", ["link", "decoder"])
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
 def test_every_micro_batch_needs_a_row(runs, stage):
     with pytest.raises(RecipeError, match="batch_size: is 3 for 5 micro-batches"):
-        TRAIN[stage](dataclasses.replace(runs[stage], batch_size=3, gradient_accumulation_steps=5))
+        train(dataclasses.replace(runs[stage], batch_size=3, gradient_accumulation_steps=5))
 
 
 def test_where_the_rows_lie_changes_nothing(runs, tmp_path):
-    whole = [train_link(dataclasses.replace(runs["link"], max_steps=5, rows_on=place)) for place in ("device", "host")]
-    assert whole[0]["link"] == whole[1]["link"]
+    whole = [train(dataclasses.replace(runs["bridge"], max_steps=5, rows_on=place)) for place in ("device", "host")]
+    assert whole[0]["matched_audio"] == whole[1]["matched_audio"]
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_cpu", "fsdp"])
@@ -72,10 +77,10 @@ def test_the_launch_files_are_accelerates(name, pytestconfig):
 
 
 @pytest.mark.parametrize(
-    ("stage", "kind"), [("link", DistributedType.FSDP), *((s, DistributedType.DEEPSPEED) for s in TRAIN)]
+    ("stage", "kind"), [("bridge", DistributedType.FSDP), *((s, DistributedType.DEEPSPEED) for s in STAGES)]
 )
 def test_launches_that_a_stage_cannot_serve_are_refused(runs, monkeypatch, stage, kind):
     monkeypatch.setattr(Accelerator, "distributed_type", kind)
     with pytest.raises(RecipeError, match=f"asks for {kind.value}") as caught:
-        TRAIN[stage](runs[stage])
+        train(runs[stage])
     assert "ddp.yaml" in caught.value.remedy

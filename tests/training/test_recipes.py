@@ -3,11 +3,12 @@
 import pytest
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training.recipes import BridgeTrainingArguments, load_recipe
+from diffusion_link_hf.training.arguments import BridgeTrainingArguments
+from diffusion_link_hf.training.recipes import launch_file, list_recipes, load_recipe, parse_fields, translate_recipe
 
 COMMON = "cache: a\noutput: b\n"
 STAGES = {
-    "link": f"stage: link\n{COMMON}",
+    "link": f"stage: bridge\nmethod: diffusion-link\n{COMMON}",
     "bridge": f"stage: bridge\nmethod: mlp\n{COMMON}",
     "decoder": f"stage: decoder\nbase_model: c\nlora: null\n{COMMON}",
 }
@@ -40,7 +41,7 @@ def load(folder, text, *overrides):
         ("link", "lr_decay", [0, -1, 1.5, ".nan"]),
         ("link", "lr_decay_every", [0]),
         ("link", "ema_decay", [-0.1, 1, ".nan"]),
-        ("link", "topology_weight", [-1, ".inf"]),
+        ("link", "loss.topology_weight", [-1, ".inf"]),
         ("link", "max_grad_norm", [-1]),
         ("link", "learning_rate", [0, ".inf", ".nan"]),
         ("link", "seed", [-1, 2**32]),
@@ -68,7 +69,7 @@ def test_overrides_make_a_mapping_where_there_is_none(tmp_path):
 def test_broken_overrides_are_refused(tmp_path, override):
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, STAGES["link"] + "batch_size: 8\n", override)
-    assert caught.value.item == override
+    assert caught.value.item in (override, override.partition("=")[0])
     assert caught.value.remedy
 
 
@@ -84,3 +85,86 @@ def test_what_would_be_without_effect_is_refused(tmp_path):
         load(tmp_path, STAGES["decoder"], "max_steps=10", "warmup_steps=11")
     with pytest.raises(RecipeError, match="validate_every: is 500"):
         load(tmp_path, STAGES["decoder"], "max_steps=10", "patience=2")
+
+
+def test_fields_are_yaml():
+    texts = ["width=64", "dropout=0.1", "kind=procrustes", "snr_weight=true", "max_snr=null", "model.width=8"]
+    assert parse_fields(texts) == {
+        "width": 64,
+        "dropout": 0.1,
+        "kind": "procrustes",
+        "snr_weight": True,
+        "max_snr": None,
+        "model.width": 8,
+    }
+
+
+def test_changes_may_be_a_mapping(tmp_path):
+    (tmp_path / "r.yaml").write_text(STAGES["bridge"])
+    changes = {"model.width": 64, "output": "c", "loss": {"topology_weight": 0}}
+    texts = ["model.width=64", "output=c", "loss={topology_weight: 0}"]
+    assert load_recipe(tmp_path / "r.yaml", changes) == load_recipe(tmp_path / "r.yaml", texts)
+
+
+def test_recipes_go_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = list_recipes()
+    assert set(known) == {
+        "audiocaps-bridge",
+        "audiocaps-bridge-shallow",
+        "audiocaps-supervised",
+        "audiocaps-zeroshot",
+        "tiny-bridge",
+        "tiny-decoder",
+    }
+    assert all(len(about) > 20 and not about.startswith("#") for about in known.values())
+    for name in known:
+        assert load_recipe(name, {"output": "x"}).output == "x"
+    with pytest.raises(RecipeError, match="neither a file nor the name of a recipe") as caught:
+        load_recipe("audiocaps-zerosot")
+    assert "audiocaps-zeroshot" in caught.value.remedy
+    (tmp_path / "tiny-bridge").write_text(STAGES["decoder"])  # a file of that name comes first
+    assert load_recipe("tiny-bridge").stage == "decoder"
+
+
+def test_launch_files_go_by_name():
+    assert launch_file("fsdp").is_file()
+    with pytest.raises(RecipeError, match="is 'dp'") as caught:
+        launch_file("dp")
+    assert "ddp_cpu" in caught.value.remedy
+
+
+def test_the_link_stage_of_earlier_versions(tmp_path):
+    """Its loss options move into ``loss``, and what it did not say keeps its old default."""
+    old = f"stage: link\n{COMMON}topology_source: both\nmodel: {{width: 8}}\n"
+    new = BridgeTrainingArguments(
+        cache="a",
+        output="b",
+        method="diffusion-link",
+        max_steps=20_000,
+        learning_rate=1e-4,
+        max_train_timestep=1000,
+        model={"width": 8},
+        loss={
+            "topology_weight": 2.0,
+            "topology_source": "both",
+            "topology_reduction": "mean",
+            "text_to_text": True,
+        },
+    )
+    assert load(tmp_path, old, "topology_weight=2.0") == new
+    assert load(tmp_path, old, "max_steps=7", "topology_weight=2.0").max_steps == 7
+    with pytest.raises(RecipeError, match="lerning_rate: is no field"):
+        load(tmp_path, old, "lerning_rate=1")
+
+
+def test_other_words_of_earlier_versions(tmp_path):
+    assert load(tmp_path, STAGES["decoder"] + "mode: text_only\n").mode == "zeroshot"
+    assert load(tmp_path, f"stage: bridge\nmethod: centring\n{COMMON}").method == "centering"
+    today = {"stage": "bridge", "method": "mlp", "loss": {}}
+    assert translate_recipe(today) == today
+
+
+def test_a_choice_is_checked_without_a_file():
+    with pytest.raises(RecipeError, match="mixed_precision: is 'fp8'"):
+        BridgeTrainingArguments(method="mlp", cache="a", output="b", mixed_precision="fp8")

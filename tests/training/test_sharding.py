@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from diffusion_link_hf.errors import RecipeError
 from diffusion_link_hf.training.decoder import train_decoder
-from diffusion_link_hf.training.sharding import check_launch, like, load_optimizer_state, whole
+from diffusion_link_hf.training.sharding import check_launch, load_optimizer_state, shard_like, whole_tensors
 from diffusion_link_hf.training.validation import ROWS_AT_ONCE, CaptionValidation
 from support.training import decoder_arguments, make_base, make_uneven_cache, relative_difference
 
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_sharded_or_not(recipe, launch_sharded, tmp_path):
 def test_cpus_do_not_train_unsharded_in_silence(recipe, launch, tmp_path):
     done = launch("fsdp", recipe, "out")
     assert done.returncode != 0
-    assert "asks for FSDP, which Accelerate offers on GPUs only. Use hub_configs/accelerate/ddp_cpu.yaml" in done.stderr
+    assert "asks for FSDP, which Accelerate offers on GPUs only. Use the launch file ddp_cpu.yaml" in done.stderr
     assert not (tmp_path / "out" / "metrics.json").exists()
 
 
@@ -120,9 +120,9 @@ def test_processes_validate_in_step(rows, processes):
     """Each row once, and as many batches everywhere."""
     shares = []
     for index in range(processes):
-        judge = CaptionValidation.__new__(CaptionValidation)
-        judge.accelerator = SimpleNamespace(num_processes=processes, process_index=index)
-        shares.append(list(judge._shares(torch.arange(rows))))
+        captions = CaptionValidation.__new__(CaptionValidation)
+        captions.accelerator = SimpleNamespace(num_processes=processes, process_index=index)
+        shares.append(list(captions._own_batches(torch.arange(rows))))
     assert len({len(share) for share in shares}) == 1
     counted = [row for share in shares for part, counts in share if counts for row in part.tolist()]
     assert sorted(counted) == list(range(rows))
@@ -136,6 +136,6 @@ def test_without_shards_nothing_changes():
     optimizer.step()
     state = optimizer.state_dict()
     other = torch.optim.AdamW(layer.parameters())
-    load_optimizer_state(other, whole(state))
+    load_optimizer_state(other, whole_tensors(state))
     torch.testing.assert_close(other.state_dict(), state, rtol=0, atol=0)
-    assert like(layer.weight, layer.weight) is layer.weight
+    assert shard_like(layer.weight, layer.weight) is layer.weight

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from diffusion_link_hf.training.bridge import S_STAR_GRID, bridge_metrics
 from diffusion_link_hf.training.decoder import train_decoder
-from diffusion_link_hf.training.link import S_STAR_GRID, link_metrics, train_link
 from diffusion_link_hf.training.trackers import flat_figures, log_captions, plain_fields
+from diffusion_link_hf.training.train import train
 from support.models import EMBEDDING_DIM, make_link
-from support.training import decoder_arguments, link_arguments, make_base, make_cache
+from support.training import bridge_arguments, decoder_arguments, make_base, make_cache
 
 
 def events(output) -> EventAccumulator:
@@ -22,12 +23,12 @@ def events(output) -> EventAccumulator:
 def test_a_link_run_logs_its_curves(tmp_path):
     make_cache().save(tmp_path / "cache")
     options = {"max_steps": 20, "log_every": 5, "validate_every": 10, "max_train_timestep": 300}
-    recipe = link_arguments(tmp_path / "cache", tmp_path / "out", report_to="tensorboard", **options)
-    metrics = train_link(recipe)
+    recipe = bridge_arguments(tmp_path / "cache", tmp_path / "out", report_to="tensorboard", **options)
+    metrics = train(recipe)
     log = events(tmp_path / "out")
     assert [event.step for event in log.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [event.step for event in log.Scalars("validation/matched_audio")] == [10, 20]
-    assert log.Scalars("validation/matched_audio")[-1].value == pytest.approx(metrics["link"], abs=1e-6)
+    assert log.Scalars("validation/matched_audio")[-1].value == pytest.approx(metrics["matched_audio"], abs=1e-6)
     assert list(metrics["s_star"]) == ["20", "50", "100", "200", "300"]
     assert log.Scalars("result/s_star/200")[0].value == pytest.approx(metrics["s_star"]["200"], abs=1e-6)
 
@@ -64,7 +65,7 @@ def test_captions_go_to_every_tracker():
 
 
 def test_hyper_parameters_are_plain():
-    fields = plain_fields(link_arguments("a", "b", model={"width": 64, "add_noise": False}))
+    fields = plain_fields(bridge_arguments("a", "b", model={"width": 64, "add_noise": False}))
     assert (fields["model.width"], fields["model.add_noise"], fields["batch_size"]) == (64, False, 64)
     assert all(isinstance(value, (int, float, str, bool)) for value in fields.values())
     assert flat_figures({"a": 1, "b": {"c": 2.0, "d": {"e": 3}}, "f": "x", "g": None}) == {
@@ -78,7 +79,7 @@ def test_the_s_star_curve_stays_within_the_training():
     link = make_link(num_inference_steps=50)
     rows = torch.randn(12, EMBEDDING_DIM, generator=torch.Generator().manual_seed(0))
     pairs = SimpleNamespace(source=rows, target=rows.flip(0), group=torch.zeros(12))
-    found = link_metrics(link, pairs, pairs, max_timestep=150)["s_star"]
+    found = bridge_metrics(link, pairs, pairs, max_train_timestep=150)["s_star"]
     assert list(found) == ["50", "100"]
     expected = torch.nn.functional.cosine_similarity(
         link.bridge(rows, noise_timestep=50), link.target(rows.flip(0))

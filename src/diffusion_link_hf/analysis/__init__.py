@@ -1,1 +1,1 @@
-"""Analysis of the modality gap: similarity, retrieval and geometry of bridged embeddings, reports and figures."""
+"""Measures: similarity, retrieval and geometry of bridged embeddings, and scores of captions, with intervals."""

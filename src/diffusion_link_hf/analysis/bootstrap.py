@@ -49,6 +49,17 @@ class GroupBootstrap:
 
     Raises:
         InputError: no rows, or fewer than one resample.
+
+    Example:
+        >>> import numpy as np
+        >>> recording = np.array([0, 0, 1, 2])  # two captions of the first recording
+        >>> boot = GroupBootstrap(recording, resamples=200)
+        >>> estimate = boot.mean(np.array([1.0, 0.0, 1.0, 0.5]), recording)
+        >>> estimate.value
+        0.625
+        >>> low, high = estimate.interval()
+        >>> low < estimate.value < high
+        True
     """
 
     def __init__(self, group: np.ndarray, resamples: int = 1000, seed: int = 0):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from ..bridges.base import BridgeModel
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
-from ..metrics import METRICS, CaptionScores, MetricDependencyError, score_captions
+from ..metrics import METRICS, CaptionScores, MetricDependencyError, score
 from ..metrics.registry import ScoreOptions
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
@@ -52,13 +53,56 @@ class HeldOut:
                 references[owner].append(caption)
         rows = [row for row, own in enumerate(references) if own]
         if len(rows) < 2:
+            having = "only 1 has captions" if rows else "none has captions"
             raise DataError(
-                "held-out recordings", f"with captions are {len(rows)}", "Hold out more, or use a cache with audio"
+                "held-out recordings", f"{having}, at least 2 are needed", "Hold out more, or use a cache with audio"
             )
         return cls([cache.audio_names[row] for row in rows], cache.audio[rows], [references[row] for row in rows])
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One decoder to be trained and to caption the held-out recordings.
+
+    Attributes:
+        mode: "zeroshot" or "supervised".
+        method: of the bridge, or "none".
+        seed: of bridge and decoder.
+    """
+
+    mode: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mode}, {self.method}, seed {self.seed}"
+
+    def inside(self, folder: Path) -> Path:
+        """The run's own folder below ``folder``."""
+        return folder / self.mode / self.method / f"seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left.
+
+    Attributes:
+        run: which.
+        captions: of the held-out recordings, in their order.
+        bridge: class of the bridge, or None without one.
+        bridge_steps: optimization steps of the bridge, 0 for a closed form.
+        seconds: of ``bridge``, ``decoder`` and ``captions``; None where a stage was resumed or there is none.
+    """
+
+    run: Run
+    captions: list[str]
+    bridge: str | None
+    bridge_steps: int
+    seconds: dict[str, float | None]
 
 
 @torch.no_grad()
@@ -105,16 +149,16 @@ def installed_metrics() -> tuple[list[str], dict[str, str]]:
     return names, missing
 
 
-def rehearse_scoring(references: Sequence[Sequence[str]], metrics: Sequence[str]) -> None:
+def check_scoring(references: Sequence[Sequence[str]], metrics: Sequence[str]) -> None:
     """Score each first reference as if it were a caption, so that what cannot be scored fails before any training.
 
     Raises:
-        DiffusionLinkError: see `score_captions`.
+        DiffusionLinkError: see `score`.
     """
-    score_captions([own[0] for own in references], references, metrics)
+    score([own[0] for own in references], references, metrics)
 
 
-class EventJudge:
+class EventAccuracy:
     """Which captions name exactly the events that the references of their recording name, and no other.
 
     Recordings whose references name no event are left out.
@@ -161,7 +205,7 @@ class MeasuredCaptions:
 
     Attributes:
         estimates: what is a mean over recordings, with its resamples: the scores' own names; with `PER_CAPTION` behind
-            it the mean of an `AGGREGATED` one; `EventJudge`'s.
+            it the mean of an `AGGREGATED` one; `EventAccuracy`'s.
         corpus: scores without resamples: the aggregated ones, and those that only a corpus has.
     """
 
@@ -170,7 +214,7 @@ class MeasuredCaptions:
 
 
 def measure_captions(
-    candidates: Sequence[str], scores: CaptionScores, boot: GroupBootstrap, judge: EventJudge | None = None
+    candidates: Sequence[str], scores: CaptionScores, boot: GroupBootstrap, events: EventAccuracy | None = None
 ) -> MeasuredCaptions:
     """The figures of N captions.
 
@@ -182,12 +226,11 @@ def measure_captions(
         boot: of the groups 0 … N − 1.
     """
     rows = np.arange(len(candidates))
-    estimates = {
-        name + PER_CAPTION * (name in AGGREGATED): boot.mean(values, rows)
-        for name, values in scores.per_caption.items()
-    }
+    estimates = {}
+    for name, values in scores.per_caption.items():
+        estimates[f"{name}{PER_CAPTION}" if name in AGGREGATED else name] = boot.mean(values, rows)
     corpus = {name: value for name, value in scores.corpus.items() if name not in estimates}
-    return MeasuredCaptions(estimates | (judge.estimates(candidates, boot) if judge else {}), corpus)
+    return MeasuredCaptions(estimates | (events.estimates(candidates, boot) if events else {}), corpus)
 
 
 @dataclass(frozen=True)

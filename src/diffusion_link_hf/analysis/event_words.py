@@ -26,6 +26,11 @@ class EventWords:
 
     Raises:
         DataError: a table of another form, or a stem of two labels.
+
+    Example:
+        >>> words = EventWords({"dog": ["dog", "bark"], "car": ["car$"]})
+        >>> sorted(words.named("A dog barks on a carpet"))
+        ['dog']
     """
 
     def __init__(self, words: Mapping[str, Sequence[str]], name: str = "events"):

@@ -96,6 +96,13 @@ def recall(
 
     Raises:
         InputError: k below 1.
+
+    Example:
+        >>> group = torch.tensor([0, 1, 2])
+        >>> boot = GroupBootstrap(group.numpy(), resamples=20)
+        >>> found = recall(torch.eye(3), torch.eye(3)[[0, 2, 1]], group, boot, cutoffs=[1, 3])
+        >>> round(found["source_to_target_r1"].value, 3), found["target_to_source_r3"].value
+        (0.333, 1.0)
     """
     if any(k < 1 for k in cutoffs):
         raise InputError("cutoffs", f"are {tuple(cutoffs)}", "Use whole numbers from 1")

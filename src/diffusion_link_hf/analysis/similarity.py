@@ -33,6 +33,13 @@ def matched_cosine(
 
     Raises:
         InputError: unequal shapes.
+
+    Example:
+        >>> import torch
+        >>> group = torch.tensor([0, 1])
+        >>> text, boot = torch.eye(2), GroupBootstrap(group.numpy(), resamples=20)
+        >>> matched_cosine(2 * text, text, group, boot).value
+        1.0
     """
     _check(generated, target, group)
     return boot.mean((unit_rows(generated) * unit_rows(target)).sum(1).numpy(), group.cpu().numpy())
@@ -47,6 +54,13 @@ def unmatched_cosine(
     number of such pairs. In a resample, a recording that was drawn twice is not a pair with its own copy.
 
     Arguments and errors as `matched_cosine`; also InputError where all rows are of one recording.
+
+    Example:
+        >>> import torch
+        >>> group = torch.tensor([0, 1])
+        >>> text, boot = torch.eye(2), GroupBootstrap(group.numpy(), resamples=20)
+        >>> unmatched_cosine(text, text, group, boot).value
+        0.0
     """
     _check(generated, target, group)
     if len(boot.items) < 2:

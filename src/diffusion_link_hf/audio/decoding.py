@@ -2,6 +2,7 @@
 
 import io
 import math
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a stream that does not say ho
 
 WHOLE = "Pass wav, flac, ogg, opus or mp3 audio, complete"
 
-AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | Mapping[str, Any]
+AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | tuple[np.ndarray, int] | Mapping[str, Any]
 
 
 def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str | None = None) -> np.ndarray:
@@ -29,9 +30,10 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         source: a path; encoded bytes or a binary file, read from its beginning, or from where it is if it cannot seek
             (wav, flac, ogg, opus, mp3, aiff, au, caf, w64); a mapping with ``array`` and ``sampling_rate``, or with
             ``bytes``, ``audio`` (a row of `datasets`) or ``path``; what `datasets` decodes audio to, an object with
-            ``get_all_samples()``; or an array or tensor of shape (n,), (channels, n) or (n, channels), whose shorter
-            axis is the channels, at most 1,024. Integers of 8 to 32 bits are scaled by their full range, floats are
-            taken as they are (full scale is ±1). Sparse and quantized tensors are made dense.
+            ``get_all_samples()``; an array or tensor of shape (n,), (channels, n) or (n, channels), whose shorter
+            axis is the channels, at most 1,024; or a tuple (array or tensor, Hz), as `torchaudio.load` returns.
+            Integers of 8 to 32 bits are scaled by their full range, floats are taken as they are (full scale is ±1).
+            Sparse and quantized tensors are made dense.
         sampling_rate: Hz, 1,000 to 768,000; needed with a bare array, refused with encoded audio, and where the
             samples come with a rate of their own, the same or left out.
         name: how errors call the item, its path by default.
@@ -46,7 +48,16 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         AudioFormatError: sampling rate missing, contradicted or out of range, or samples of a wrong shape or type.
         AudioContentError: no samples, less than 10 ms, NaN, infinite, masked, or constant and not zero. Silence is
             valid.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffusion_link_hf import load_audio
+        >>> load_audio(np.random.default_rng(0).uniform(-0.1, 0.1, (2, 44_100)), 44_100).shape
+        (48000,)
     """
+    if _is_pair(source):
+        source = {"array": source[0], "sampling_rate": source[1]}
+        name = name or "audio array"
     if isinstance(source, Mapping):
         return _load_mapping(source, sampling_rate, name)
     if hasattr(source, "get_all_samples"):
@@ -79,7 +90,7 @@ def is_decoded(source: AudioInput) -> bool:
     """Whether a recording comes as samples, so that `load_audio` takes a ``sampling_rate`` with it."""
     if isinstance(source, Mapping):
         return source.get("array") is not None or (_is_row(source) and is_decoded(source["audio"]))
-    return hasattr(source, "__array__") or hasattr(source, "get_all_samples")
+    return hasattr(source, "__array__") or hasattr(source, "get_all_samples") or _is_pair(source)
 
 
 def check_sampling_rate(sources: Sequence[AudioInput], sampling_rate: int) -> None:
@@ -96,8 +107,20 @@ def check_sampling_rate(sources: Sequence[AudioInput], sampling_rate: int) -> No
     for k, row in enumerate(sources):
         while isinstance(row, Mapping) and _is_row(row):
             row = row["audio"]
-        if isinstance(row, Mapping) and row.get("array") is not None:
-            _agreed_rate(row.get("sampling_rate"), sampling_rate, f"audio[{k}]")
+        own = row[1] if _is_pair(row) else row.get("sampling_rate") if isinstance(row, Mapping) else None
+        if own is not None and is_decoded(row):
+            _agreed_rate(own, sampling_rate, f"audio[{k}]")
+
+
+def _is_pair(source: Any) -> bool:
+    """Whether it is samples with their sampling rate; a tuple of two arrays is two recordings."""
+    return (
+        isinstance(source, tuple)
+        and len(source) == 2
+        and hasattr(source[0], "__array__")
+        and isinstance(source[1], numbers.Real | np.number)
+        and not isinstance(source[1], bool)
+    )
 
 
 def _open(path: str | os.PathLike, name: str) -> BinaryIO:

@@ -2,10 +2,10 @@
 
 import functools
 import importlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from diffusers import DDIMScheduler
@@ -13,44 +13,78 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch.nn import functional as F
 
 from ..errors import DataError, InputError, ModelFolderError
-from ..loading import LoadPath, StrictModel, read_json, resolve_folder
+from ..loading import PACKAGE, LoadPath, StrictModel, current_name, read_json, resolve_folder
 from ..tensors import check_embeddings, rescale_rows
+from .sampling import (
+    TrainingNoise,
+    check_noise,
+    check_options,
+    check_scheduler,
+    ddim_sample,
+    make_scheduler,
+    shallow_timesteps,
+)
 from .sampling import add_noise as noised
-from .sampling import check_noise, check_options, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
-
-PACKAGE = __name__.split(".")[0]
 
 Modality = Literal["audio", "text"]
 MODALITIES = ("audio", "text")
 
 
-class BridgeModel(StrictModel):
-    """Base of every system that maps audio or text embeddings to text-like ones.
+class BridgeModel(StrictModel, ABC):
+    """Base of every system that maps audio or text embeddings to text-like ones. It cannot be instantiated itself.
 
     Owns the normalization (paper §2), which happens here and nowhere else. Its statistics are persistent buffers:
     ``audio_mean`` and ``text_mean``, (D,) float32, means of the L2-normalized *training* embeddings, zero until
-    `fit_statistics`. Subclasses implement `_bridge`; a row's result must not depend on the rows beside it. One that has
-    a closed form also implements `_fit`; one that is trained, ``training_loss``: see `training.bridge_losses.own_loss`.
+    `fit_statistics`.
+
+    A subclass implements `_bridge`, in which a row's result must not depend on the rows beside it. A bridge with a
+    closed form also implements `_fit`, and a trained one `_training_loss`. Its configuration has ``embedding_dim`` and
+    ``scale``; where something is noised, also ``noise_seed`` and ``add_noise``.
 
     "audio" and "text" name the two sides of any pair of modalities: "audio" is where a bridge comes from, "text" where
     it leads to. For a bridge of reversed pairs (text → audio), or of image and text, read them as source and target.
 
     Class attributes:
         needs_pairs: whether fitting or training it takes matched rows.
+
+    Example:
+        A bridge of one's own, which any pipeline takes as its link:
+
+        >>> from diffusers.configuration_utils import register_to_config
+        >>> class Negation(BridgeModel):
+        ...     @register_to_config
+        ...     def __init__(self, embedding_dim: int = 512, scale: float = 1.0):
+        ...         super().__init__()
+        ...         self._register_statistics(embedding_dim)
+        ...
+        ...     def _bridge(self, embeds, modality, **options):
+        ...         return -self.normalize(embeds, modality)
+        >>> bridge = Negation(embedding_dim=2)
+        >>> bridge.bridge(torch.tensor([[3.0, 4.0]]))
+        tensor([[-0.6000, -0.8000]])
+        >>> BridgeModel()
+        Traceback (most recent call last):
+        ...
+        TypeError: Can't instantiate abstract class BridgeModel with abstract method _bridge
     """
 
     needs_pairs: ClassVar[bool] = False
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: LoadPath, **kwargs):
-        """As `StrictModel.from_pretrained`; on `BridgeModel` itself, a bridge of whatever class the folder names."""
+    def from_pretrained(cls, pretrained_model_name_or_path: LoadPath, **kwargs: Any) -> Self:
+        """As `StrictModel.from_pretrained`; on `BridgeModel` itself, a bridge of whatever class the folder names.
+
+        Raises:
+            ModelFolderError: the folder holds no bridge of this package; see also `StrictModel.from_pretrained`.
+            HubAccessError: a Hub id that cannot be reached.
+        """
         if cls is not BridgeModel:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
         folder = resolve_folder(pretrained_model_name_or_path, **hub) / (kwargs.get("subfolder") or "")
         name = read_json(folder / cls.config_name).get("_class_name")
         # Only what the package itself exports: loading a folder must never decide what code runs.
-        found = getattr(importlib.import_module(PACKAGE), str(name), None)
+        found = getattr(importlib.import_module(PACKAGE), str(current_name(name)), None)
         if not (isinstance(found, type) and issubclass(found, BridgeModel) and found is not BridgeModel):
             raise ModelFolderError(folder, f"holds a {name}", "That is no bridge of this package")
         return found.from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -93,7 +127,7 @@ class BridgeModel(StrictModel):
             seed: of the choice of held-out items.
 
         Returns:
-            The bridge itself.
+            The bridge itself, in the mode that it was in.
 
         Raises:
             DataError: rows of a wrong width, number or content; no pairs for a bridge that needs them.
@@ -117,7 +151,52 @@ class BridgeModel(StrictModel):
     ) -> None:
         """Sets the map from pairs (N, D), (N, D), (N,) and all distinct text rows (M, D); statistics are fitted."""
 
-    def _check_rows(self, source, target, lone_source, lone_target, group) -> None:
+    def training_loss(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        scheduler: DDIMScheduler,
+        generator: torch.Generator,
+        max_train_timestep: int,
+        rows: slice = slice(None),
+    ) -> torch.Tensor:
+        """The loss of a training batch, for bridges that are trained; `train_bridge` minimizes it.
+
+        It draws timesteps and noise for the whole batch, whatever ``rows`` says, and returns the mean over ``rows``.
+        So the losses of parts, weighted by their number of rows, add up to the batch's, and do not depend on how many
+        processes share it.
+
+        Args:
+            source: (P, D) rows of `normalize`, "audio" side; P ≤ B.
+            target: (B, D) rows of `normalize`, "text" side. The first P belong to the sources; the others have no
+                partner.
+            scheduler: the noise process.
+            generator: of timesteps and noise, on the CPU.
+            max_train_timestep: timesteps are 0 to this, exclusive.
+            rows: the part of the batch that the loss is of: a slice of the targets, and of their sources.
+
+        Returns:
+            (), with a gradient.
+
+        Raises:
+            NotImplementedError: a bridge of a closed form; `DiffusionLinkModel`, whose loss is `diffusion_link_loss`.
+        """
+        return self._training_loss(source, target, TrainingNoise(scheduler, generator, max_train_timestep), rows)
+
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
+    ) -> torch.Tensor:
+        """`training_loss`: noise is added to the whole batch, and the mean over ``rows`` is returned."""
+        raise NotImplementedError(f"{type(self).__name__} has no training loss: fit() is all of its training")
+
+    def _check_rows(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        lone_source: torch.Tensor,
+        lone_target: torch.Tensor,
+        group: torch.Tensor | None,
+    ) -> None:
         width = self.config.embedding_dim
         for name, rows in {
             "source": source,
@@ -199,7 +278,6 @@ class BridgeModel(StrictModel):
                 type or out of range; see also `draw_noise`, `bridges.sampling.shallow_timesteps` and
                 `bridges.sampling.check_scheduler`.
         """
-        self.check_embeds(embeds, modality)
         options = {
             "scheduler": scheduler,
             "generator": generator,
@@ -208,14 +286,19 @@ class BridgeModel(StrictModel):
             "noise_timestep": noise_timestep,
             "add_noise": add_noise,
         }
-        check_options(**options)
-        with _evaluating(self):
+        check_call(embeds, modality, self.config.embedding_dim, **options)
+        with evaluating(self):
             bridged = self._bridge(rescale_rows(embeds), modality, **options)
         return F.normalize(bridged, dim=-1).to(embeds.dtype)
 
     @abstractmethod
-    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options) -> torch.Tensor:
-        """(B, D) checked embeddings → (B, D) text-like ones of any norm."""
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:
+        """(B, D) checked embeddings → (B, D) text-like ones of any norm.
+
+        Args:
+            embeds: rows of any norm but zero, whose largest absolute value is in [1, 2).
+            options: all those of `bridge`, by name, checked; those that do not concern a bridge it leaves alone.
+        """
 
     def _denoise(
         self,
@@ -224,7 +307,7 @@ class BridgeModel(StrictModel):
         modality: Modality,
         *,
         before_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        **options,
+        **options: Any,
     ) -> torch.Tensor:
         """`_bridge` of the shallow diffusion bridges: `_noised`, then DDIM to the clean sample.
 
@@ -306,14 +389,35 @@ class BridgeModel(StrictModel):
             return torch.cat([draw(one) for one in generator]) if generator else torch.empty(0, width)
         return draw(generator or torch.Generator().manual_seed(self.config.noise_seed))
 
-    def check_embeds(self, embeds: torch.Tensor, modality: Modality) -> None:
-        """Raises InputError for what `bridge` cannot take."""
-        check_modality(modality)
-        check_embeddings(embeds, self.config.embedding_dim)
+
+def check_call(embeds: torch.Tensor, modality: Modality, embedding_dim: int, **options: Any) -> None:
+    """Checks what `BridgeModel.bridge` is given.
+
+    Args:
+        embeds: to be (B, ``embedding_dim``).
+        options: of `bridges.sampling.check_options`.
+
+    Raises:
+        InputError: what `BridgeModel.bridge` cannot take.
+
+    Example:
+        >>> check_call(torch.ones(3, 8), "audio", 8, noise_timestep=100)
+        >>> check_call(torch.zeros(3, 8), "audio", 8)
+        Traceback (most recent call last):
+        ...
+        diffusion_link_hf.errors.InputError: embeds: row 0 is zero, NaN or infinite (3 such rows). Leave those rows out
+    """
+    check_modality(modality)
+    check_embeddings(embeds, embedding_dim)
+    check_options(**options)
 
 
 def check_modality(modality: object) -> None:
-    """Raises InputError for what is neither "audio" nor "text"."""
+    """Raises InputError for what is neither "audio" nor "text".
+
+    Example:
+        >>> check_modality("text")
+    """
     if not (isinstance(modality, str) and modality in MODALITIES):
         raise InputError("modality", f"is {modality!r}", "Use 'audio' or 'text'")
 
@@ -322,6 +426,9 @@ def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, 
     """Raises InputError for explicit noise where ``add_noise``, as given or as configured, says that there is none.
 
     For pipelines: `BridgeModel.bridge` leaves unused what does not concern a bridge, so that one call serves all.
+
+    Example:
+        >>> check_noise_is_used(None, torch.randn(1, 8), add_noise=True)
     """
     if noise is None or (bridge is not None and "add_noise" not in bridge.config):
         return
@@ -331,12 +438,18 @@ def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, 
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode for a while; afterwards each submodule is in its own mode again."""
-    parts = [module]
-    for part in parts:  # and theirs, as they are appended: `modules()` takes as long as bridging a row
-        parts += [child for child in part._modules.values() if child is not None]
-    training = [part for part in parts if part.training]
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Eval mode for a while; afterwards each submodule is in its own mode again.
+
+    Example:
+        >>> dropout = torch.nn.Dropout()
+        >>> with evaluating(dropout):
+        ...     dropout.training
+        False
+        >>> dropout.training
+        True
+    """
+    training = [part for part in module.modules() if part.training]
     for part in training:
         part.training = False
     try:
@@ -353,7 +466,12 @@ def _default_scheduler() -> DDIMScheduler:
 
 
 def distinct_rows(rows: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Rows (N, D) without the repetitions of one embedding within a group (N,), sorted by group."""
+    """Rows (N, D) without the repetitions of one embedding within a group (N,), sorted by group.
+
+    Example:
+        >>> distinct_rows(torch.tensor([[1.0], [1.0], [2.0], [1.0]]), torch.tensor([0, 0, 0, 1])).flatten()
+        tensor([1., 2., 1.])
+    """
     order = group.argsort(stable=True)
     rows, group = rows[order], group[order]
     repeated = (group[1:] == group[:-1]) & (rows[1:] == rows[:-1]).all(1)

@@ -1,6 +1,6 @@
 """DiffGAP (ICASSP 2025): conditional diffusion from pure noise, in both directions."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DDIMScheduler
@@ -10,10 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import DataError, InputError
-from .base import BridgeModel, Modality
-from .denoisers import ResidualMlp, draw_noised
+from ..tensors import rescale_rows
+from .base import BridgeModel, Modality, check_call, evaluating
+from .denoisers import ResidualMlp
 from .losses import squared_error
-from .sampling import check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
+from .sampling import TrainingNoise, check_scheduler, ddim_sample, make_scheduler, shallow_timesteps
 
 
 class DiffGapModel(BridgeModel):
@@ -34,6 +35,15 @@ class DiffGapModel(BridgeModel):
         text_input: what becomes of text in `bridge` (and of audio in `bridge_to_audio`): "condition", it
             conditions φ_text directly, though that was trained on audio (centered, both lie in one region); or "cycle",
             φ_audio makes audio of it, and φ_text text of that.
+
+    Raises:
+        InputError: a size or number of steps out of range, or an unknown ``text_input``.
+
+    Example:
+        >>> bridge = DiffGapModel(embedding_dim=8, width=16, time_embed_dim=4, num_inference_steps=5).eval()
+        >>> _ = bridge.fit(torch.randn(20, 8), torch.randn(20, 8))  # the means alone: not trained yet
+        >>> bridge.bridge(torch.randn(3, 8), "audio").shape, bridge.bridge_to_audio(torch.randn(3, 8), "text").shape
+        (torch.Size([3, 8]), torch.Size([3, 8]))
     """
 
     needs_pairs = True
@@ -54,7 +64,7 @@ class DiffGapModel(BridgeModel):
         text_input: Literal["condition", "cycle"] = "condition",
     ):
         super().__init__()
-        shallow_timesteps(1000, num_inference_steps)  # refuses impossible values here rather than at first use
+        shallow_timesteps(1000, num_inference_steps)  # refuses impossible values now, not at first use
         if text_input not in ("condition", "cycle"):
             raise InputError("text_input", f"is {text_input!r}", "Use 'condition' or 'cycle'")
         self._register_statistics(embedding_dim)
@@ -71,27 +81,21 @@ class DiffGapModel(BridgeModel):
         """State z_s (B, D), s for all or (B,), condition (B, D) → predicted clean embedding of ``side`` (B, D)."""
         return self.denoisers[side](sample, timestep, condition)
 
-    def training_loss(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        scheduler: DDIMScheduler,
-        generator: torch.Generator,
-        max_train_timestep: int,
-        rows: slice = slice(None),
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
     ) -> torch.Tensor:
-        """E‖e^t − φ_text(e^t_s, s, e^a)‖² + E‖e^a − φ_audio(e^a_s, s, e^t)‖². See `training.bridge_losses.own_loss`."""
+        """E‖e^t − φ_text(e^t_s, s, e^a)‖² + E‖e^a − φ_audio(e^a_s, s, e^t)‖²."""
         if not len(source):
             raise DataError("source", "is empty", "DiffGAP learns from matched pairs only")
         target = target[: len(source)]
         loss = target.new_zeros(())
         for side, clean, condition in (("text", target, source), ("audio", source, target)):
-            state, timesteps = draw_noised(clean, scheduler, max_train_timestep, generator)
+            state, timesteps = noise.add_to(clean)
             predicted = self(state[rows], timesteps[rows], condition[rows], side)
             loss = loss + squared_error(clean[rows], predicted.float())
         return loss
 
-    def _bridge(self, embeds, modality, **options):
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:
         return self._generate("text", embeds, modality, **options)
 
     @apply_forward_hook
@@ -107,19 +111,30 @@ class DiffGapModel(BridgeModel):
         num_inference_steps: int | None = None,
     ) -> torch.Tensor:
         """The other direction: audio embeddings given text. Arguments, result and errors as `bridge`."""
-        self.check_embeds(embeds, modality)
-        generated = self._generate(
-            "audio",
-            embeds,
-            modality,
-            scheduler=scheduler,
-            generator=generator,
-            noise=noise,
-            num_inference_steps=num_inference_steps,
-        )
+        options = {
+            "scheduler": scheduler,
+            "generator": generator,
+            "noise": noise,
+            "num_inference_steps": num_inference_steps,
+        }
+        check_call(embeds, modality, self.config.embedding_dim, **options)
+        with evaluating(self):
+            generated = self._generate("audio", rescale_rows(embeds), modality, **options)
         return F.normalize(generated, dim=-1).to(embeds.dtype)
 
-    def _generate(self, side, embeds, modality, *, scheduler, generator, noise, num_inference_steps, **options):
+    def _generate(
+        self,
+        side: Modality,
+        embeds: torch.Tensor,
+        modality: Modality,
+        *,
+        scheduler: DDIMScheduler | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        noise: torch.Tensor | None,
+        num_inference_steps: int | None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """(B, D) checked embeddings → (B, D) ones of ``side``, of any norm."""
         scheduler = scheduler or make_scheduler()
         check_scheduler(scheduler)
         last = scheduler.config.num_train_timesteps

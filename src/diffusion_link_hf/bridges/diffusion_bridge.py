@@ -1,17 +1,16 @@
 """Diffusion-Bridge (CVPR 2025): a denoiser of text alone, into which the other modality is injected half-way."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .base import BridgeModel
-from .denoisers import ResidualMlp, UNet1d, draw_noised
+from .base import BridgeModel, Modality
+from .denoisers import ResidualMlp, UNet1d
 from .losses import squared_error
-from .sampling import shallow_timesteps
+from .sampling import TrainingNoise, shallow_timesteps
 
 
 class DiffusionBridgeModel(BridgeModel):
@@ -37,6 +36,15 @@ class DiffusionBridgeModel(BridgeModel):
         snr_weight: whether the loss of a row is weighted by ᾱ_s / (1 − ᾱ_s). The original does; that is 2·10⁴ at the
             first timestep and 0.5 at s* = 600, so it is off by default.
         max_snr: where that weight is clipped, or None.
+
+    Raises:
+        InputError: a size, timestep or number of steps out of range, or an unknown ``network``.
+
+    Example:
+        >>> bridge = DiffusionBridgeModel(embedding_dim=8, width=16, time_embed_dim=4).eval()
+        >>> _ = bridge.fit(torch.randn(20, 8), torch.randn(20, 8))  # the means alone: not trained yet
+        >>> bridge.bridge(torch.randn(3, 8), "audio", noise_timestep=300).shape
+        torch.Size([3, 8])
     """
 
     _no_split_modules: ClassVar[list[str]] = ["ResidualBlock", "ConvBlock"]
@@ -63,7 +71,7 @@ class DiffusionBridgeModel(BridgeModel):
     ):
         super().__init__()
         for timestep in (noise_timestep, text_noise_timestep):
-            shallow_timesteps(timestep, num_inference_steps)  # refuses impossible values here rather than at first use
+            shallow_timesteps(timestep, num_inference_steps)  # refuses impossible values now, not at first use
         if network not in ("mlp", "unet"):
             raise InputError("network", f"is {network!r}", "Use 'mlp' or 'unet'")
         if network == "unet" and embedding_dim % 8:
@@ -84,28 +92,23 @@ class DiffusionBridgeModel(BridgeModel):
         """(B, D) → (B, D) of norm ``config.scale``."""
         return F.normalize(sample, dim=-1) * self.config.scale
 
-    def training_loss(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        scheduler: DDIMScheduler,
-        generator: torch.Generator,
-        max_train_timestep: int,
-        rows: slice = slice(None),
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
     ) -> torch.Tensor:
-        """E‖e^t − φ(e^t_s, s)‖² on text alone; ``source`` is not looked at. See `training.bridge_losses.own_loss`."""
-        drawn = draw_noised(target, scheduler, max_train_timestep, generator)
-        target, state, timesteps = (part[rows] for part in (target, *drawn))
+        """E‖e^t − φ(e^t_s, s)‖² on text alone; ``source`` is not looked at."""
+        target, state, timesteps = (part[rows] for part in (target, *noise.add_to(target)))
         predicted = self(state, timesteps).float()
         if not self.config.snr_weight:
             return squared_error(target, predicted)
-        alphas = scheduler.alphas_cumprod.to(target.device)[timesteps]
+        alphas = noise.scheduler.alphas_cumprod.to(target.device)[timesteps]
         weight = alphas / (1 - alphas)
         if self.config.max_snr is not None:
             weight = weight.clamp(max=self.config.max_snr)
         return (weight * (target - predicted).square().sum(-1)).mean()
 
-    def _bridge(self, embeds, modality, *, noise_timestep, **options):
+    def _bridge(
+        self, embeds: torch.Tensor, modality: Modality, *, noise_timestep: int | None, **options: Any
+    ) -> torch.Tensor:
         def predict(state: torch.Tensor, timestep: int) -> torch.Tensor:
             return self.denoiser(state.to(self.dtype), timestep)
 

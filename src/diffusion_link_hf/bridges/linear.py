@@ -1,14 +1,14 @@
 """Linear bridges in closed form: ridge regression and orthogonal Procrustes."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .base import BridgeModel
+from .base import BridgeModel, Modality
 
 RIDGE_STRENGTHS = tuple(10.0**k for k in range(-5, 3))
 HELD_OUT_SHARE = 0.1
@@ -29,6 +29,16 @@ class LinearBridge(BridgeModel):
         fitted_strength: the λ that `fit` used, written by it.
         text_input: what becomes of text: "identity", its normalized embedding unchanged, which is where the map leads;
             or "map", the same W, so that text loses what the map cannot carry, as audio does.
+
+    Raises:
+        InputError: an unknown choice, or a strength that is not positive.
+
+    Example:
+        >>> audio = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+        >>> text = audio.roll(1, dims=1)  # a rotation
+        >>> bridge = LinearBridge(embedding_dim=8, kind="procrustes").fit(audio, text)
+        >>> bool((bridge.bridge(audio) * bridge.target(text)).sum(1).mean() > 0.99)  # the matched cosine
+        True
     """
 
     needs_pairs = True
@@ -52,7 +62,9 @@ class LinearBridge(BridgeModel):
         self._register_statistics(embedding_dim)
         self.register_buffer("weight", torch.eye(embedding_dim))
 
-    def _fit(self, source, target, group, text, seed):
+    def _fit(
+        self, source: torch.Tensor, target: torch.Tensor, group: torch.Tensor, text: torch.Tensor, seed: int
+    ) -> None:
         x, y = self.normalize(source.double(), "audio"), self.normalize(target.double(), "text")
         if self.config.kind == "procrustes":
             self.weight.copy_(solve_procrustes(x, y))
@@ -61,7 +73,7 @@ class LinearBridge(BridgeModel):
         self.register_to_config(fitted_strength=strength)
         self.weight.copy_(solve_ridge(x, y, [strength])[0])
 
-    def _bridge(self, embeds, modality, **options):
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:
         x = self.normalize(embeds, modality)
         if modality == "text" and self.config.text_input == "identity":
             return x
@@ -69,13 +81,23 @@ class LinearBridge(BridgeModel):
 
 
 def check_text_input(text_input: str) -> None:
-    """Raises InputError for what is not a way to treat text."""
+    """Raises InputError for what is not a way to treat text.
+
+    Example:
+        >>> check_text_input("map")
+    """
     if text_input not in ("identity", "map"):
         raise InputError("text_input", f"is {text_input!r}", "Use 'identity' or 'map'")
 
 
 def solve_ridge(x: torch.Tensor, y: torch.Tensor, strengths: Sequence[float]) -> list[torch.Tensor]:
-    """(XᵀX + λN·I)⁻¹ XᵀY for each λ, through one eigendecomposition XᵀX = QΛQᵀ. (N, D), (N, E) → (D, E) each."""
+    """(XᵀX + λN·I)⁻¹ XᵀY for each λ, through one eigendecomposition XᵀX = QΛQᵀ. (N, D), (N, E) → (D, E) each.
+
+    Example:
+        >>> x = torch.eye(3, dtype=torch.float64)
+        >>> [weight[0, 0].item() for weight in solve_ridge(x, x, [0.0, 1 / 3])]  # N is 3
+        [1.0, 0.5]
+    """
     values, vectors = torch.linalg.eigh(x.T @ x)
     values = values.clamp(min=0)  # rounding leaves tiny negative ones
     projected = vectors.T @ (x.T @ y)
@@ -95,6 +117,14 @@ def choose_ridge_strength(
         x, y: (N, D) and (N, E) normalized pairs, N at least 2.
         group: (N,) item of each row; items are held out whole. By default each row is one.
         seed: of the choice of items.
+
+    Raises:
+        InputError: all rows are of one item.
+
+    Example:
+        >>> x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).double()
+        >>> choose_ridge_strength(x, x) in RIDGE_STRENGTHS
+        True
     """
     held = held_out_rows(torch.arange(len(x), device=x.device) if group is None else group, HELD_OUT_SHARE, seed)
     if held.all():
@@ -105,13 +135,25 @@ def choose_ridge_strength(
 
 
 def held_out_rows(group: torch.Tensor, share: float, seed: int) -> torch.Tensor:
-    """(N,) bool: rows of a random ``share`` of the items in ``group`` (N,), at least one item."""
+    """(N,) bool: rows of a random ``share`` of the items in ``group`` (N,), at least one item.
+
+    Example:
+        >>> held_out_rows(torch.tensor([7, 7, 9, 9]), share=0.5, seed=0).sum().item()
+        2
+    """
     items, item = group.unique(return_inverse=True)
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed)).to(group.device)
     return torch.isin(item, order[: max(1, round(share * len(items)))])
 
 
 def solve_procrustes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The orthogonal W with the least ‖XW − Y‖². (N, D), (N, D) → (D, D)."""
+    """The orthogonal W with the least ‖XW − Y‖² (Schönemann 1966). (N, D), (N, D) → (D, D).
+
+    Example:
+        >>> x = torch.eye(2)
+        >>> solve_procrustes(x, x.flip(1)).abs().round()
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
     u, _, vh = torch.linalg.svd(x.T @ y)
     return u @ vh

@@ -1,24 +1,24 @@
 """Memory projection (WSAC, DRCap): an embedding as the weighted sum of the text embeddings most like it."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .base import BridgeModel
-from .exact_search import BLOCK_ROWS, ScreenedSearch, search_in_blocks
+from .base import BridgeModel, Modality
 from .linear import check_text_input
+
+BLOCK_ROWS = 16_384  # of the memory at a time: 32 MB of float32 at D = 512, and 64 kB of similarities a query
 
 
 class MemoryProjection(BridgeModel):
     """x ↦ Σᵢ wᵢ mᵢ with w = softmax(x·m / τ) over a memory of training-text embeddings (paper §8).
 
-    WSAC (DCASE 2023) takes the sum over the whole memory; ``top_k`` limits it to the k most similar, found exactly, and
-    a few times faster on a large memory. Memory and queries are unit rows, in the encoder's own space as in WSAC and
-    DRCap, or centered (paper §2). The memory is read in blocks, so a query batch needs little beyond it; on a CPU, the
-    index of `ScreenedSearch` takes a fifth of its size again.
+    WSAC (DCASE 2023) takes the sum over the whole memory; ``top_k`` limits it to the k most similar rows, which are
+    found exactly. Memory and queries are unit rows, in the encoder's own space as in WSAC and DRCap, or centered
+    (paper §2). The memory is read in blocks, so a batch of queries needs little room beside it.
 
     Args:
         embedding_dim: D, width of the embeddings.
@@ -31,6 +31,14 @@ class MemoryProjection(BridgeModel):
         scale: of `normalize`; the result does not depend on it.
         text_input: what becomes of text: "identity", unchanged, since it lies among the memory; or "map", it is
             projected too.
+
+    Raises:
+        InputError: a temperature or ``top_k`` that is not positive, or an unknown choice.
+
+    Example:
+        >>> memory = MemoryProjection(embedding_dim=8, top_k=1).fit(None, torch.eye(8))
+        >>> memory.bridge(torch.tensor([[0.0, 0.1, 0.9, 0, 0, 0, 0, 0]])).argmax().item()
+        2
     """
 
     @register_to_config
@@ -55,16 +63,17 @@ class MemoryProjection(BridgeModel):
             raise InputError("memory_dtype", f"is {memory_dtype!r}", "Use 'float32' or 'float16'")
         self._register_statistics(embedding_dim)
         self.register_buffer("memory", torch.zeros(memory_size, embedding_dim, dtype=getattr(torch, memory_dtype)))
-        self._index: ScreenedSearch | None = None  # made at the first search that it pays for
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
         """As `StrictModel.from_pretrained`; the memory keeps the dtype that it was saved in."""
         model = super().from_pretrained(*args, **kwargs)
         model.memory = model.memory.to(getattr(torch, model.config.memory_dtype))
         return model
 
-    def _fit(self, source, target, group, text, seed):
+    def _fit(
+        self, source: torch.Tensor, target: torch.Tensor, group: torch.Tensor, text: torch.Tensor, seed: int
+    ) -> None:
         self.set_memory(text)
 
     @torch.no_grad()
@@ -81,12 +90,12 @@ class MemoryProjection(BridgeModel):
         """(B, D) → (B, D) unit rows, in the space of the memory."""
         return self._unit(text, "text")
 
-    def _unit(self, embeds: torch.Tensor, modality: str) -> torch.Tensor:
+    def _unit(self, embeds: torch.Tensor, modality: Modality) -> torch.Tensor:
         if self.config.centered:
             return F.normalize(self.normalize(embeds, modality), dim=-1)
         return F.normalize(embeds.to(torch.float64 if embeds.dtype == torch.float64 else torch.float32), dim=-1)
 
-    def _bridge(self, embeds, modality, **options):
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:
         x = self._unit(embeds, modality)
         if modality == "text" and self.config.text_input == "identity":
             return x
@@ -114,11 +123,15 @@ class MemoryProjection(BridgeModel):
         """The k most similar rows of the memory, exactly: similarities (B, k), descending, and indices (B, k).
 
         Args:
-            x: (B, D) unit rows, float32 or float64.
+            x: (B, D) unit rows, float32 or float64, the dtype of the computation.
             k: 1 to M.
         """
-        if not ScreenedSearch.is_available(self.memory, x):
-            return search_in_blocks(self.memory, x, k)
-        if self._index is None or not self._index.is_of(self.memory):
-            self._index = ScreenedSearch(self.memory)
-        return self._index.search(x, k)
+        best = x.new_empty(len(x), 0)
+        rows = torch.empty(len(x), 0, dtype=torch.long, device=x.device)
+        for start in range(0, len(self.memory), BLOCK_ROWS):
+            block = self.memory[start : start + BLOCK_ROWS].to(x.dtype)
+            scores, found = (x @ block.T).topk(min(k, len(block)), dim=1)
+            best, rows = torch.cat([best, scores], dim=1), torch.cat([rows, found + start], dim=1)
+            best, order = best.topk(min(k, best.shape[1]), dim=1)
+            rows = rows.gather(1, order)
+        return best, rows

@@ -1,15 +1,15 @@
 """One-step regression: the network of Diffusion-Link without diffusion, alone or on top of ridge regression."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from diffusers.configuration_utils import register_to_config
 
-from .base import BridgeModel
+from .base import BridgeModel, Modality
 from .denoisers import ResidualMlp
 from .linear import check_text_input, choose_ridge_strength, solve_ridge
 from .losses import squared_error
+from .sampling import TrainingNoise
 
 
 class RegressionBridge(BridgeModel):
@@ -26,6 +26,15 @@ class RegressionBridge(BridgeModel):
         scale: norm of the normalized embeddings.
         text_input: what becomes of text: "identity", its normalized embedding unchanged; or "map", the same map, which
             is then trained to return text too (‖y − f(y)‖²), unpaired text included.
+
+    Raises:
+        InputError: a size below 1, an odd ``time_embed_dim``, or an unknown ``text_input``.
+
+    Example:
+        >>> bridge = RegressionBridge(embedding_dim=8, width=16, time_embed_dim=4, residual_over_ridge=True).eval()
+        >>> _ = bridge.fit(torch.randn(50, 8), torch.randn(50, 8))  # the ridge; `train_bridge` trains the rest
+        >>> bridge.bridge(torch.randn(3, 8)).shape
+        torch.Size([3, 8])
     """
 
     needs_pairs = True
@@ -51,7 +60,9 @@ class RegressionBridge(BridgeModel):
         if residual_over_ridge:
             self.register_buffer("ridge", torch.zeros(embedding_dim, embedding_dim))
 
-    def _fit(self, source, target, group, text, seed):
+    def _fit(
+        self, source: torch.Tensor, target: torch.Tensor, group: torch.Tensor, text: torch.Tensor, seed: int
+    ) -> None:
         if self.config.residual_over_ridge:
             x, y = self.normalize(source.double(), "audio"), self.normalize(target.double(), "text")
             self.ridge.copy_(solve_ridge(x, y, [choose_ridge_strength(x, y, group, seed)])[0])
@@ -61,16 +72,10 @@ class RegressionBridge(BridgeModel):
         predicted = self.network(sample, 0)
         return predicted + sample @ self.ridge.to(sample.dtype) if self.config.residual_over_ridge else predicted
 
-    def training_loss(
-        self,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        scheduler: DDIMScheduler,
-        generator: torch.Generator,
-        max_train_timestep: int,
-        rows: slice = slice(None),
+    def _training_loss(
+        self, source: torch.Tensor, target: torch.Tensor, noise: TrainingNoise, rows: slice
     ) -> torch.Tensor:
-        """E‖y − ŷ(x)‖², and E‖y − ŷ(y)‖² where text goes through the map. See `training.bridge_losses.own_loss`."""
+        """E‖y − ŷ(x)‖², and E‖y − ŷ(y)‖² where text goes through the map."""
         source, target = source[rows], target[rows]
         loss = target.new_zeros(())
         if len(source):
@@ -79,7 +84,7 @@ class RegressionBridge(BridgeModel):
             loss = loss + squared_error(target, self(target))
         return loss
 
-    def _bridge(self, embeds, modality, **options):
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:
         x = self.normalize(embeds, modality)
         if modality == "text" and self.config.text_input == "identity":
             return x

@@ -1,6 +1,7 @@
-"""Shallow DDIM sampling (η = 0): from a chosen timestep back to the clean embedding in a few steps."""
+"""The diffusion process: noising, and shallow DDIM sampling (η = 0) from a chosen timestep back to the clean sample."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,14 @@ def make_scheduler(num_train_timesteps: int = 1000) -> DDIMScheduler:
     """The stock scheduler with the paper's process: cosine schedule, sample prediction, trailing timesteps.
 
     ``clip_sample`` is off: its default would clip embeddings of norm 5 to ±1 per dimension.
+
+    Args:
+        num_train_timesteps: length of the process; the paper's is 1000.
+
+    Example:
+        >>> scheduler = make_scheduler()
+        >>> scheduler.config.prediction_type, scheduler.config.clip_sample
+        ('sample', False)
     """
     return DDIMScheduler(
         num_train_timesteps=num_train_timesteps,
@@ -30,6 +39,13 @@ def check_scheduler(scheduler: DDIMScheduler) -> None:
 
     Raises:
         InputError: it clips or thresholds samples, or does not predict the sample.
+
+    Example:
+        >>> check_scheduler(make_scheduler())
+        >>> check_scheduler(DDIMScheduler())
+        Traceback (most recent call last):
+        ...
+        diffusion_link_hf.errors.InputError: scheduler.prediction_type: is 'epsilon'. Use prediction_type='sample'
     """
     config = scheduler.config
     if config.prediction_type != "sample":
@@ -51,6 +67,13 @@ def check_options(
 
     Raises:
         InputError: a wrong type; a timestep or number of steps outside of the process; see also `check_noise`.
+
+    Example:
+        >>> check_options(noise_timestep=100, num_inference_steps=5)
+        >>> check_options(add_noise="yes")
+        Traceback (most recent call last):
+        ...
+        diffusion_link_hf.errors.InputError: add_noise: is 'yes'. Use True, False or None
     """
     check_noise(generator, noise)
     if add_noise is not None and not isinstance(add_noise, bool):
@@ -68,6 +91,13 @@ def check_noise(
     Raises:
         InputError: ``generator`` is neither a generator nor a list of them; ``noise`` is no dense floating-point
             tensor, or holds NaN or infinity; or both are given.
+
+    Example:
+        >>> check_noise(generator=torch.Generator().manual_seed(0))
+        >>> check_noise(torch.Generator(), torch.randn(1, 8))
+        Traceback (most recent call last):
+        ...
+        diffusion_link_hf.errors.InputError: noise: is given beside a generator. Pass one of the two
     """
     each = generator if isinstance(generator, (list, tuple)) else [generator]
     if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
@@ -85,11 +115,15 @@ def check_noise(
 def shallow_timesteps(noise_timestep: int, num_inference_steps: int, num_train_timesteps: int = 1000) -> list[int]:
     """Descending timesteps from s* = ``noise_timestep`` (counted from 1) with trailing spacing.
 
-    ``shallow_timesteps(100, 5)`` is ``[99, 79, 59, 39, 19]``; the step after the last is the clean sample. Grids that
-    `DDIMScheduler.set_timesteps` cannot express, such as 300 in 7 steps, are rounded to the nearest timestep.
+    The step after the last is the clean sample. Grids that `DDIMScheduler.set_timesteps` cannot express, such as 300 in
+    7 steps, are rounded to the nearest timestep.
 
     Raises:
         InputError: s* outside 1 … num_train_timesteps, or steps outside 1 … s*.
+
+    Example:
+        >>> shallow_timesteps(100, 5)
+        [99, 79, 59, 39, 19]
     """
     for name, value in (("noise_timestep", noise_timestep), ("num_inference_steps", num_inference_steps)):
         if isinstance(value, bool) or not isinstance(value, int):
@@ -107,12 +141,53 @@ def shallow_timesteps(noise_timestep: int, num_inference_steps: int, num_train_t
 def add_noise(
     clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor | int, scheduler: DDIMScheduler
 ) -> torch.Tensor:
-    """z_s = √ᾱ_s · z_0 + √(1 − ᾱ_s) · ε (paper §3). (B, D), (B, D) or (1, D), int or (B,) → (B, D)."""
+    """z_s = √ᾱ_s · z_0 + √(1 − ᾱ_s) · ε (paper §3).
+
+    Args:
+        clean: z_0, (B, D).
+        noise: ε, (B, D) or (1, D).
+        timestep: s, 0 to 999: one for all rows, or (B,).
+
+    Returns:
+        (B, D) in the dtype of ``clean``.
+
+    Example:
+        >>> clean, noise = torch.ones(2, 3), torch.zeros(1, 3)
+        >>> add_noise(clean, noise, torch.tensor([0, 999]), make_scheduler())[:, 0].round(decimals=3)
+        tensor([1., 0.])
+    """
     if isinstance(timestep, int):
         alpha = scheduler.alphas_cumprod[timestep].item()
         return alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise.to(clean.dtype)
     alpha = scheduler.alphas_cumprod.to(clean.device, torch.float64)[timestep][:, None]
     return alpha.sqrt().to(clean.dtype) * clean + (1 - alpha).sqrt().to(clean.dtype) * noise.to(clean.dtype)
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """The forward process as a training step draws from it: each row at a timestep of its own.
+
+    Args:
+        scheduler: the process.
+        generator: on the CPU, so that devices agree.
+        max_timestep: timesteps are uniform on 0 … max_timestep − 1.
+
+    Example:
+        >>> noise = TrainingNoise(make_scheduler(), torch.Generator().manual_seed(0), max_timestep=150)
+        >>> state, timesteps = noise.add_to(torch.randn(4, 8))
+        >>> state.shape, bool((timesteps < 150).all())
+        (torch.Size([4, 8]), True)
+    """
+
+    scheduler: DDIMScheduler
+    generator: torch.Generator
+    max_timestep: int
+
+    def add_to(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A fresh draw, timesteps before noise. (B, D) → z_s (B, D) and s (B,), on the device of ``clean``."""
+        timesteps = torch.randint(self.max_timestep, (len(clean),), generator=self.generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=self.generator).to(clean.device)
+        return add_noise(clean, noise, timesteps, self.scheduler), timesteps
 
 
 def ddim_sample(
@@ -133,6 +208,18 @@ def ddim_sample(
         state: (B, D) at ``timesteps[0]``; not changed.
         timesteps: descending, from `shallow_timesteps`.
         before_step: what becomes of the state z_t before each step, such as Diffusion-Bridge's rescaling.
+
+    Returns:
+        (B, D) in the dtype of ``state``.
+
+    Raises:
+        InputError: no timesteps.
+
+    Example:
+        A network that always predicts ones:
+
+        >>> ddim_sample(lambda z, t: torch.ones_like(z), torch.randn(1, 3), make_scheduler(), [99, 49])
+        tensor([[1., 1., 1.]])
     """
     for timestep, (a, b) in zip(timesteps, ddim_coefficients(scheduler, timesteps), strict=True):
         if before_step is not None:
@@ -147,6 +234,10 @@ def ddim_coefficients(scheduler: DDIMScheduler, timesteps: Sequence[int]) -> lis
 
     Raises:
         InputError: no timesteps.
+
+    Example:
+        >>> [(round(a, 3), round(b, 3)) for a, b in ddim_coefficients(make_scheduler(), [99, 49])]
+        [(0.468, 0.535), (1.0, 0.0)]
     """
     if not timesteps:
         raise InputError("timesteps", "is empty", "Pass at least one timestep")

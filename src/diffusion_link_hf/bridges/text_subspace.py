@@ -1,17 +1,19 @@
-"""Text-PCA projection: what of an embedding lies in the principal subspace of the text."""
+"""Text-PCA projection: the part of an embedding that lies in the principal subspace of the text."""
+
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 
 from ..errors import InputError
-from .base import BridgeModel
+from .base import BridgeModel, Modality
 
 
 class TextSubspaceBridge(BridgeModel):
     """x ↦ x·V_kV_kᵀ on normalized embeddings (paper §2), V_k the first k principal axes of the text.
 
     The axes are eigenvectors of YᵀY/M of the normalized text, about the origin, since §2 has centered it; k is the
-    least number of them that holds ``energy`` of its trace. Learned from text alone, but for the audio's mean. Text
+    least number of them that holds ``energy`` of its trace. It learns from text alone, but for the audio's mean. Text
     input is projected as audio input is.
 
     Args:
@@ -20,6 +22,14 @@ class TextSubspaceBridge(BridgeModel):
         energy: share of the text's energy that the subspace keeps, above 0 to 1.
         num_components: k. None lets `fit` find it from ``energy``.
         fitted_components: the k that `fit` used, written by it.
+
+    Raises:
+        InputError: ``energy`` or ``num_components`` out of range.
+
+    Example:
+        >>> text = torch.cat([torch.eye(8)[:3], -torch.eye(8)[:3]])  # on three axes
+        >>> TextSubspaceBridge(embedding_dim=8, energy=0.99).fit(None, text).config.fitted_components
+        3
     """
 
     @register_to_config
@@ -40,7 +50,9 @@ class TextSubspaceBridge(BridgeModel):
         # The projection rather than V_k: its shape is the same for every k.
         self.register_buffer("projection", torch.eye(embedding_dim))
 
-    def _fit(self, source, target, group, text, seed):
+    def _fit(
+        self, source: torch.Tensor, target: torch.Tensor, group: torch.Tensor, text: torch.Tensor, seed: int
+    ) -> None:
         y = self.normalize(text.double(), "text")
         values, vectors = torch.linalg.eigh(y.T @ y)
         values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
@@ -52,6 +64,6 @@ class TextSubspaceBridge(BridgeModel):
         axes = vectors[:, :count]
         self.projection.copy_(axes @ axes.T)
 
-    def _bridge(self, embeds, modality, **options):
+    def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:
         x = self.normalize(embeds, modality)
         return x @ self.projection.to(x.dtype)

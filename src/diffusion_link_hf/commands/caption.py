@@ -8,40 +8,39 @@ from pathlib import Path
 
 from ..audio import find_audio_files, load_audio
 from ..collector import collector_paused
-from ..errors import AudioError, InputError
+from ..errors import AudioError
 from .options import positive
 from .quiet import quiet_libraries
+
+DESCRIPTION = """Print one line per recording: its name and its caption. The exit status is 0 if all were captioned, 1
+if some or all could not be, and 2 if the arguments or the model cannot be used."""
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
     """Adds the sub-command to what `argparse.ArgumentParser.add_subparsers` returned."""
-    parser = commands.add_parser(
-        "caption",
-        help="caption recordings",
-        description="Print one line per recording: its name and its caption. "
-        "The exit status is 0 if all were captioned, 1 if some or all could not be, 2 if the arguments or the model "
-        "cannot be used.",
-    )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or directories searched recursively")
+    parser = commands.add_parser("caption", help="caption recordings", description=DESCRIPTION)
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files; folders are searched recursively")
     parser.add_argument(
-        "--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which comes with the package)"
+        "--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which is part of the package)"
     )
-    parser.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     parser.add_argument(
         "--json",
         action="store_true",
-        help='JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}',
+        help='print JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}',
     )
     parser.add_argument(
         "--long-audio",
         choices=("windows", "average"),
         default="windows",
-        help="beyond 10 s: a caption for each 10-s window, or one for the mean embedding",
+        help="recordings longer than 10 s: one caption per 10-s window (default), or one for the mean embedding",
     )
-    parser.add_argument("--batch-size", type=positive, default=32, help="windows computed at once (default: 32)")
+    parser.add_argument("--batch-size", type=positive, default=32, help="10-s windows computed at once (default: 32)")
     parser.add_argument("--num-beams", type=positive, default=1, help="beam search width (default: 1, greedy)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="(default: float32)"
+    )
     return parser
 
 
@@ -91,17 +90,13 @@ def _load_pipeline(args: argparse.Namespace):
         import torch
 
         from ..pipelines.audio_caption import AudioCaptionPipeline
+        from ..tensors import check_device
 
     pipeline = AudioCaptionPipeline.from_pretrained(
         args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
     )
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
-    try:
-        return pipeline.to(args.device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise InputError(
-            "--device", f"{args.device!r} cannot be used ({error})", "Use cpu, or a device that torch sees"
-        ) from error
+    return pipeline.to(check_device(args.device, "--device"))
 
 
 def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:

@@ -3,8 +3,8 @@
 import argparse
 
 DESCRIPTION = """Convert a checkpoint that LAION published, such as music_audioset_epoch_15_esc_90.14.pt (HTSAT-tiny or
--base, fused or not), to safetensors. It is read without running code of it; every tensor is used, or listed with the
-reason why not. The tokenizer is RoBERTa's."""
+-base, fused or unfused), to safetensors. No code in the checkpoint is run. Tensors that are not used are listed, with
+the reason. The tokenizer is RoBERTa's."""
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
@@ -13,14 +13,14 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "convert-laion", help="convert a LAION-CLAP checkpoint to safetensors", description=DESCRIPTION
     )
     parser.add_argument("checkpoint", metavar="FILE.pt")
-    parser.add_argument("output", metavar="FOLDER", help="new folder, readable as ClapEncoder.from_pretrained(FOLDER)")
+    parser.add_argument("output", metavar="FOLDER", help="new folder; load it with ClapEncoder.from_pretrained(FOLDER)")
     parser.add_argument(
         "--tokenizer",
         default="FacebookAI/roberta-base",
         metavar="MODEL",
-        help='folder or Hub id (default: FacebookAI/roberta-base); "none" for a CLAP that embeds audio only',
+        help='folder or Hub id (default: FacebookAI/roberta-base); "none" for a CLAP that only embeds audio',
     )
-    parser.add_argument("--token", help="for a tokenizer from the Hub")
+    parser.add_argument("--token", help="access token, if the tokenizer is in a private repository")
     return parser
 
 

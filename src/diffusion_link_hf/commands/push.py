@@ -2,12 +2,10 @@
 
 import argparse
 
-from ..errors import HubAccessError, InputError
-
 DESCRIPTION = """Publish what training or save_pretrained wrote, in one commit: model_index.json, the components, the
-recipes, metrics.json and a model card. FOLDER/README.md, if there is one, is the card's fixed part; the rest of it
-is made from what the folder says. Checkpoints and logs stay where they are. Refused are pickles, local paths, NaN and
-infinity, and a folder that would not load strictly."""
+recipes, metrics.json and a model card. If the folder has a README.md, it becomes the first part of the card; the rest
+is generated. Recipes and data sets that the training recorded are found. Checkpoints and logs are not uploaded. A
+folder with pickles, local paths, NaN or infinity is refused, and so is one that does not load."""
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
@@ -15,28 +13,46 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("push", help="publish a pipeline on the Hub", description=DESCRIPTION)
     parser.add_argument("folder", metavar="FOLDER", help="pipeline folder, such as the output of a training")
     parser.add_argument(
-        "--repo-id", required=True, metavar="OWNER/NAME", help="repository, created where it is missing"
+        "--repo-id", required=True, metavar="OWNER/NAME", help="repository; it is created if it does not exist"
     )
-    parser.add_argument("--private", action="store_true", help="a new repository is private; a public one is refused")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch, created where it is missing (default: main)")
-    parser.add_argument("--token", help="with the right to write (default: that of `hf auth login`)")
-    parser.add_argument("--message", default="Upload with diffusion-link", help="of the commit")
+    parser.add_argument(
+        "--private", action="store_true", help="create the repository as private; fail if it exists and is public"
+    )
+    parser.add_argument(
+        "--revision", metavar="BRANCH", help="branch; it is created if it does not exist (default: main)"
+    )
+    parser.add_argument(
+        "--token", help="access token with write permission (default: the one stored by `hf auth login`)"
+    )
+    parser.add_argument("--message", default="Upload with diffusion-link", help="commit message")
     parser.add_argument(
         "--space",
         nargs="?",
-        const="",
+        const=True,
+        default=False,
         metavar="OWNER/NAME",
-        help="also push a Gradio app that captions with it (default name: the repository's and -demo)",
+        help="also push a Gradio app that captions with this pipeline (default name: the repository's name plus -demo)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded; no network is used")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded; uses no network")
     parser.add_argument(
-        "--recipe", action="append", default=[], metavar="FILE", help="of another stage, such as the link's; repeatable"
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="recipe of another stage, in place of the one found beside the link (repeatable)",
     )
-    card = parser.add_argument_group("model card", "what the folder does not say, unless its README.md says it")
-    card.add_argument("--license", help="such as apache-2.0 or llama2")
-    card.add_argument("--dataset", action="append", default=[], help="Hub id or name of training data; repeatable")
-    card.add_argument("--hardware", help="what it was trained on, in words")
-    card.add_argument("--co2-grams", type=float, metavar="G", help="emissions of the training, CO2 equivalent")
+    card = parser.add_argument_group("model card", "facts that neither the folder nor its README.md states")
+    card.add_argument("--license", help="license, such as apache-2.0 or llama2")
+    card.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        help="Hub id or name of the training data (default: the Hub data sets that were embedded; repeatable)",
+    )
+    card.add_argument("--hardware", help="hardware that it was trained on, in words")
+    card.add_argument(
+        "--co2-grams", type=float, metavar="G", help="emissions of the training, in grams of CO2 equivalent"
+    )
     return parser
 
 
@@ -44,38 +60,32 @@ def run(args: argparse.Namespace) -> int:
     """Publishes, or shows what would be published; returns 0.
 
     Raises:
-        DiffusionLinkError: see `hub.push`.
+        DiffusionLinkError: see `hub.push.push`.
     """
-    from ..hub.push import check_loads, prepare_space, prepare_upload, send
+    from ..hub.push import push
 
-    contents, upload = prepare_upload(
+    done = push(
         args.folder,
         args.repo_id,
+        private=args.private,
+        revision=args.revision,
+        token=args.token,
+        message=args.message,
+        space=args.space,
         recipes=args.recipe,
         license=args.license,
         datasets=args.dataset,
         hardware=args.hardware,
         co2_grams=args.co2_grams,
+        dry_run=args.dry_run,
     )
-    uploads = [upload]
-    if args.space is not None:
-        if contents.index["_class_name"] != "AudioCaptionPipeline":
-            raise InputError("--space", "was asked for a link alone", "Push a pipeline that captions, or leave it out")
-        uploads.append(prepare_space(args.repo_id, args.space or None))
     if args.dry_run:
-        for planned in uploads:
-            _show(planned)
-        try:
-            check_loads(contents, local_files_only=True)
-            print("loads strictly: yes")
-        except HubAccessError as error:
-            print(f"loads strictly: not known without a network ({error})")
-        return 0
-    check_loads(contents, token=args.token)
-    for planned in uploads:
-        revision = args.revision if planned is upload else None  # a Space runs its default branch
-        url = send(planned, private=args.private, revision=revision, token=args.token, message=args.message)
-        print(f"{planned.kind} {planned.repo_id}: {url}")
+        for upload in done.uploads:
+            _show(upload)
+        known = "yes" if done.not_checked is None else f"not known without a network ({done.not_checked})"
+        print(f"loads strictly: {known}")
+    for upload, url in zip(done.uploads, done.urls, strict=False):
+        print(f"{upload.kind} {upload.repo_id}: {url}")
     return 0
 
 

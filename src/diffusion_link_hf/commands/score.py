@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from ..metrics import DEFAULT_METRICS, METRICS, score_captions, score_names
+from ..metrics import DEFAULT_METRICS, METRICS, score, score_names
 from ..metrics.predictions_file import read_predictions, write_per_caption
 
 DESCRIPTION = """Score captions against references.
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     score_names(args.metrics)  # a misspelled name before a large file is read
     predictions = read_predictions(sys.stdin.buffer if args.predictions == "-" else args.predictions)
     models = {"sbert_model": args.sbert_model, "fluency_model": args.fluency_model}
-    scores = score_captions(
+    scores = score(
         predictions.captions,
         metrics=args.metrics,
         device=args.device,

@@ -4,15 +4,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from ..errors import RecipeError
-from ..experiments.fitting import add_training_options
+from .options import add_training_options
 
 DESCRIPTION = """Fit a bridge between two modalities on matched embeddings.
 
-Writes OUTPUT/link (which AudioCaptionPipeline takes for its link), OUTPUT/scheduler and OUTPUT/metrics.json, and prints
-the metrics: mean cosine with the real text of held-out recordings. A run that was stopped goes on where it was.
+Writes OUTPUT/link (the link of a pipeline), OUTPUT/scheduler and OUTPUT/metrics.json, and prints the metrics: the mean
+cosine with the real text of held-out recordings. A run that was stopped continues from its newest checkpoint.
 """
 
 
@@ -25,7 +23,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--method", required=True, metavar="NAME", help="identity, ridge, diffusion-link …: an unknown one lists all"
+        "--method", required=True, metavar="NAME", help="such as ridge or diffusion-link; any other word lists them all"
     )
     parser.add_argument(
         "--embeddings",
@@ -36,7 +34,12 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="FOLDER")
     parser.add_argument("--reverse", action="store_true", help="bridge target → source (text → audio) instead")
     add_training_options(parser)
-    parser.add_argument("--max-train-timestep", type=int, metavar="N", help="default: what the method says")
+    parser.add_argument(
+        "--max-train-timestep",
+        type=int,
+        metavar="N",
+        help="highest timestep that is trained (default: that of the method)",
+    )
     parser.add_argument(
         "--validation-fraction", type=float, default=0.05, metavar="SHARE", help="of recordings (default: 0.05)"
     )
@@ -57,13 +60,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DiffusionLinkError: an unknown method or option, or data that cannot be used.
     """
-    model, loss = parse_fields("--model", args.model), parse_fields("--loss", args.loss)
-
     from ..embeddings.pairs import EmbeddingPairs
-    from ..training.bridge import METHODS, train_bridge
+    from ..training.bridge import get_method, train_bridge
+    from ..training.recipes import parse_fields
 
-    if args.method not in METHODS:  # before a large file is read
-        raise RecipeError("--method", f"is {args.method!r}", f"Use one of {', '.join(METHODS)}")
+    model, loss = parse_fields(args.model), parse_fields(args.loss)
+    get_method(args.method, "--method")  # before a large file is read
     pairs = EmbeddingPairs.load(args.embeddings)
     train_bridge(
         args.method,
@@ -83,23 +85,3 @@ def run(args: argparse.Namespace) -> int:
     )
     print(json.dumps(json.loads((Path(args.output) / "metrics.json").read_text(encoding="utf-8"))))
     return 0
-
-
-def parse_fields(option: str, fields: list[str]) -> dict[str, Any]:
-    """``["width=64", "dropout=0.1"]`` → ``{"width": 64, "dropout": 0.1}``.
-
-    Raises:
-        RecipeError: no ``=``, or a value that is no YAML.
-    """
-    import yaml
-
-    parsed = {}
-    for text in fields:
-        name, equals, value = text.partition("=")
-        try:
-            if not (name and equals):
-                raise yaml.YAMLError("no field=value")
-            parsed[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(option, f"has {text!r} ({error})", "Write field=value") from error
-    return parsed

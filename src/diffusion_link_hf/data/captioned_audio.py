@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..audio import load_audio
-from ..errors import AudioNotFoundError, DataError, InputError
+from ..errors import AudioNotFoundError, DataError, InputError, listed
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -189,9 +189,8 @@ def _local_files(place: str, config: str | None) -> tuple[type["CaptionedAudioBu
             return kind, {split: [file] for split, file in found.items()}
     if next(Path(place).rglob("*.parquet"), None) is not None:
         return CaptionedParquet, folder_files(place, config)
-    held = sorted(os.listdir(place))
-    some = ", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else "")
-    raise DataError(place, f"holds no captions ({some or 'it is empty'})", f"Name {KINDS}")
+    held = listed(os.listdir(place), most=5)
+    raise DataError(place, f"holds no captions ({held or 'it is empty'})", f"Name {KINDS}")
 
 
 def _kind_of_file(file: str) -> tuple[type["CaptionedAudioBuilder"], str]:

@@ -3,6 +3,7 @@
 import os
 
 from ..errors import DataError, HubAccessError
+from ..loading import hub_errors
 from .captioned_parquet import HUB, reading
 
 
@@ -31,30 +32,18 @@ def folder_files(folder: str, config: str | None = None) -> dict[str, list[str]]
 
 def _commit(repo_id: str, revision: str | None, token: str | bool | None) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    where = f"{repo_id}@{revision}" if revision else repo_id
     try:
-        if repo_id.count("/") != 1:
+        validate_repo_id(repo_id)
+        if "/" not in repo_id:
             raise HFValidationError("an id has an owner")
-        return HfApi().dataset_info(repo_id, revision=revision, token=token).sha
     except HFValidationError as error:
         remedy = "Check the path; a Hub id has the form owner/name"
         raise DataError(repr(repo_id), "does not exist, and is no Hub id", remedy) from error
-    except RevisionNotFoundError as error:
-        raise HubAccessError(where, "has no such revision", "Name an existing branch, tag or commit") from error
-    except RepositoryNotFoundError as error:
-        remedy = "Check the name; a private data set needs token="
-        raise HubAccessError(where, "is neither a folder here nor a data set on the Hub", remedy) from error
-    except HfHubHTTPError as error:
-        raise HubAccessError(where, f"cannot be fetched ({error})", "Check the token's rights, or try later") from error
-    except Exception as error:  # the HTTP library below the client raises its own, and differs by the client's version
-        raise HubAccessError(where, f"cannot be fetched ({error})", "Check the network and try again") from error
+    missing = ("is neither a folder here nor a data set on the Hub", "Check the name; a private data set needs token=")
+    with hub_errors(f"{repo_id}@{revision}" if revision else repo_id, missing):
+        return HfApi().dataset_info(repo_id, revision=revision, token=token).sha
 
 
 def _parquet_files(source: str, where: str, config: str | None, **hub) -> dict[str, list[str]]:

@@ -200,5 +200,5 @@ def embed_captions(
     """A cache from embedded audio (N, D) and each recording's captions."""
     flat = [caption for own in captions for caption in own]
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own], dtype=torch.long)
-    manifest = {"clap": clap_fingerprint(clap), "clap_source": clap.source, **manifest}
+    manifest = {"clap": clap_fingerprint(clap), "clap_source": clap.source and clap.source.as_json(), **manifest}
     return EmbeddingCache(audio.float().cpu(), clap.encode_text(flat).cpu(), owners, flat, list(audio_names), manifest)

@@ -1,20 +1,25 @@
 """Embeds captioned recordings shard by shard into an embedding cache; started again, it goes on where it was."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from accelerate import PartialState
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..audio import split_windows
+from ..data.captioned_audio import CaptionedAudio, CaptionedAudioData, open_data
 from ..errors import AudioError, DataError, InputError, ModelFolderError
+from ..files import make_writable
 from ..models.clap import ClapEncoder
 from ..models.log_mel import FRONT_END_VERSION
+from ..tensors import check_device
 from .cache import clap_fingerprint
 from .shards import (
     LOCK,
@@ -30,8 +35,7 @@ from .shards import (
     write_shard,
 )
 
-if TYPE_CHECKING:
-    from ..data.captioned_audio import CaptionedAudio, CaptionedAudioData
+DEFAULT_CLAP = "laion/larger_clap_general"
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,99 @@ class EmbeddingOptions:
             raise InputError("process_index", f"is {self.process_index} of {self.num_processes}", "Count from 0")
 
 
+def embed(
+    data: str | os.PathLike | CaptionedAudioData,
+    output: str | os.PathLike,
+    clap: str | os.PathLike | ClapEncoder = DEFAULT_CLAP,
+    *,
+    split: str | None = None,
+    audio: str | os.PathLike | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+    clap_revision: str | None = None,
+    token: str | bool | None = None,
+    batch_size: int = 32,
+    shard_size: int = 512,
+    num_workers: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> dict[str, Any] | None:
+    r"""Embed captioned recordings with a frozen CLAP, into the cache that training reads.
+
+    The cache is written shard by shard. Stopped at any moment, the same call goes on where it was and ends with the
+    same bytes. In several processes (``accelerate launch``) each embeds its share of the shards. A recording longer
+    than ten seconds is the renormalized mean of its windows; one that cannot be read is left out, and the manifest
+    says why.
+
+    Args:
+        data: a folder, a file or a Hub id, as `open_data` takes it, or what that returned.
+        output: folder of the cache, made where it is missing.
+        clap: folder or Hub id of a CLAP or of a pipeline, such as "tiny"; or a `ClapEncoder` in float32, whose weights
+            are brought to ``dtype``.
+        split, audio, revision, limit: of the data, as `open_data`; only where ``data`` is a path or a Hub id.
+        clap_revision: branch, tag or commit of a CLAP on the Hub.
+        token: for the Hub, by default the one that is logged in.
+        batch_size: windows of ten seconds, or captions, computed at once. It belongs to the cache, as do the next two:
+            the last bits of an embedding depend on its batch.
+        shard_size: about how many recordings a shard has, which is what an interruption costs at most.
+        dtype: that CLAP computes in; embeddings are stored in float32.
+        num_workers: processes that decode and resample audio; 0 does it in this one.
+        device: "cpu", "cuda" …; by default that of a given `ClapEncoder`, otherwise what Accelerate chooses.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The cache's manifest: ``recordings`` and ``captions`` (numbers), ``failures`` ({"audio", "reason"} each),
+        ``embedding_dim``, what made the cache, and its shards. None where other processes are still at work; the last
+        of them gets it.
+
+    Raises:
+        DataError: the data cannot be used, hold no readable recording, or ``output`` cannot be written or holds
+            another cache.
+        ModelFolderError, HubAccessError: the CLAP or the data cannot be had; or the CLAP has no tokenizer.
+        InputError: an option out of range, a device that is not there, or embeddings that overflow in ``dtype``.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> import soundfile
+        >>> from diffusion_link_hf import EmbeddingCache, embed
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> soundfile.write(folder / "rain.wav", np.random.default_rng(0).uniform(-0.1, 0.1, 48_000), 48_000)
+        >>> _ = (folder / "metadata.csv").write_text("file_name,caption\nrain.wav,Rain is falling\n")
+        >>> manifest = embed(folder, folder / "cache", "tiny", device="cpu")
+        >>> manifest["recordings"], manifest["captions"]
+        (1, 1)
+        >>> EmbeddingCache.load(folder / "cache").audio.shape
+        torch.Size([1, 512])
+    """
+    state = PartialState(cpu=str(device) == "cpu")
+    loaded = isinstance(clap, ClapEncoder)
+    device = check_device(device if device is not None else clap.device if loaded else state.device)
+    options = EmbeddingOptions(batch_size, shard_size, dtype, num_workers, state.process_index, state.num_processes)
+    make_writable(Path(output))
+    if isinstance(data, (str, os.PathLike)):
+        data = open_data(data, split=split, audio=audio, revision=revision, limit=limit, token=token)
+    elif (split, audio, revision, limit) != (None,) * 4:
+        raise InputError(
+            "split, audio, revision or limit", "is given beside an opened data set", "Give it to open_data"
+        )
+    if not loaded:
+        clap = ClapEncoder.from_pretrained(clap, clap_revision, token)
+    return embed_data(data, clap.to(device), output, options, progress and state.is_local_main_process)
+
+
 def embed_data(
-    data: "CaptionedAudioData",
+    data: CaptionedAudioData,
     clap: ClapEncoder,
     output: str | Path,
     options: EmbeddingOptions = EmbeddingOptions(),
     progress: bool = True,
 ) -> dict[str, Any] | None:
-    """Embed a data set into the folder ``output``, or go on with it there.
+    """`embed` of what is opened, loaded and on its device, as one of ``options.num_processes`` processes.
 
-    A recording longer than ten seconds is the renormalized mean of its windows. A recording that cannot be read is left
-    out with its captions, and the manifest says why. Only one shard and the recordings being decoded are in memory.
+    Only one shard and the recordings being decoded are in memory.
 
     The bytes written are a function of the data, the CLAP and the cache's part of the options: neither interruptions
     nor the numbers of workers and processes change them. Other batch or shard sizes change embeddings by the rounding
@@ -117,10 +203,12 @@ def embed_data(
         missing.remove(shard)
     for shard in missing:  # there was no recording in them
         write_shard(folder, shard, embed_shard([], clap, options.batch_size), identity)
-    return _finish(folder, count, identity, {**identity, "clap_source": clap.source}, data.name)
+    return _finish(
+        folder, count, identity, {**identity, "clap_source": clap.source and clap.source.as_json()}, data.name
+    )
 
 
-def cache_identity(data: "CaptionedAudioData", clap: ClapEncoder, options: EmbeddingOptions, shards: int) -> Identity:
+def cache_identity(data: CaptionedAudioData, clap: ClapEncoder, options: EmbeddingOptions, shards: int) -> Identity:
     """What the bytes of a cache follow from; ``clap`` before its weights are rounded to ``options.dtype``."""
     return {
         "clap": clap_fingerprint(clap),
@@ -135,7 +223,7 @@ def cache_identity(data: "CaptionedAudioData", clap: ClapEncoder, options: Embed
     }
 
 
-def count_shards(data: "CaptionedAudioData", shard_size: int) -> int:
+def count_shards(data: CaptionedAudioData, shard_size: int) -> int:
     """How many shards the cache has: whole shards of the data in each, together some ``shard_size`` recordings.
 
     The data's shards (row groups of Parquet files, pieces of a table) are taken to be as long as the first one. Their
@@ -159,10 +247,10 @@ class ShardedClips:
         count: of all shards of the cache.
     """
 
-    def __init__(self, data: "CaptionedAudioData", shards: Iterable[int], count: int):
+    def __init__(self, data: CaptionedAudioData, shards: Iterable[int], count: int):
         self.data, self.shards, self.count = data, list(shards), count
 
-    def __iter__(self) -> Iterator[tuple[int, "CaptionedAudio", torch.Tensor | None]]:
+    def __iter__(self) -> Iterator[tuple[int, CaptionedAudio, torch.Tensor | None]]:
         for shard in self.shards:
             for recording in self.data.shard(shard, self.count):
                 audio = torch.frombuffer(bytearray(recording.audio), dtype=torch.uint8) if recording.audio else None
@@ -182,7 +270,7 @@ class DecodedClip(NamedTuple):
 class ClipDecoder(Dataset):
     """Decodes what `ShardedClips` names."""
 
-    def __getitem__(self, key: tuple[int, "CaptionedAudio", torch.Tensor | None]) -> DecodedClip:
+    def __getitem__(self, key: tuple[int, CaptionedAudio, torch.Tensor | None]) -> DecodedClip:
         shard, recording, audio = key
         if audio is not None:
             recording = replace(recording, audio=audio.numpy().tobytes())

@@ -13,10 +13,8 @@ whole or it is not there, whenever the writer was killed; a cache is whole if it
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import DataError
-from ..files import sync, sync_folder
+from ..files import write_whole
 
 FORMAT = "diffusion-link embedding cache 2"
 MANIFEST, LOCK = "manifest.json", ".manifest.lock"
 EMBEDDINGS, CAPTIONS, RECORD = ".safetensors", ".captions.jsonl", ".json"
 AGAIN = "Make the cache again"
+_REMEDY = "Free some space, or check the folder; whole shards are kept"
 _OURS = re.compile(r"\.?shard-\d{5,}\.(safetensors|captions\.jsonl|json)(\.\d+\.tmp)?|\.manifest\.json\.\d+\.tmp")
 
 _WORDS = {"data_fingerprint": "data, by names, captions and sizes of the recordings:"}
@@ -104,7 +103,7 @@ def write_shard(folder: Path, index: int, shard: Shard, identity: Identity) -> N
         name + CAPTIONS: "".join(lines).encode(),
     }
     for file, content in contents.items():
-        write_file(folder / file, content)
+        write_whole(folder / file, content, _REMEDY)
     record = {
         "format": FORMAT,
         "made_by": dict(identity),
@@ -250,31 +249,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_file` of indented JSON, in ASCII: names of files may hold what UTF-8 cannot."""
-    write_file(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is whole, on the disk, or not there.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            sync(file)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise DataError(
-            path,
-            f"cannot be written ({error.strerror or error})",
-            "Free some space, or check the folder; whole shards are kept",
-        ) from error
+    """`write_whole` of indented JSON, in ASCII: names of files may hold what UTF-8 cannot."""
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode(), _REMEDY)
 
 
 def _checksum(path: Path) -> str | None:

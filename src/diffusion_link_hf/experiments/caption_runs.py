@@ -13,43 +13,27 @@ import numpy as np
 from accelerate import PartialState
 
 from .. import __version__
-from ..analysis.captioning import HeldOut, caption_embeddings
+from ..analysis.captioning import FinishedRun, HeldOut, Run, caption_embeddings
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError, InputError
 from ..files import sync
-from ..metrics import CaptionScores, score_captions
+from ..metrics import CaptionScores, score
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
+from ..training.arguments import DecoderTrainingArguments
 from ..training.checkpoints import difference
 from ..training.decoder import train_decoder
 from ..training.parts import load_link
 from ..training.preparation import construct
-from ..training.recipes import DecoderTrainingArguments
 
-FORMAT = "diffusion-link captioning runs 1"
+FORMAT = "diffusion-link captioning runs 2"
 RECIPE, CAPTIONS, SCORES = "recipe.json", "captions.json", "scores.json"
-NO_LINK = "none"  # the paper's baseline: the encoder's own embeddings through the same head
+NO_BRIDGE = "none"  # the paper's baseline: the encoder's own embeddings through the same head
 # The two ways of training, with the paper's heads (§5); the prompt goes with the first.
 MODES: dict[str, dict[str, Any]] = {
-    "zero-shot": {"mode": "text_only", "projector": {"num_prefix_tokens": 1, "num_layers": 1}},
+    "zeroshot": {"mode": "zeroshot", "projector": {"num_prefix_tokens": 1, "num_layers": 1}},
     "supervised": {"mode": "supervised", "projector": {"num_prefix_tokens": 10, "num_layers": 2}},
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One decoder to be trained and to caption the held-out recordings."""
-
-    mode: str
-    method: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.mode}, {self.method}, seed {self.seed}"
-
-    def inside(self, folder: Path) -> Path:
-        return folder / self.mode / self.method / f"seed{self.seed}"
 
 
 def plan_runs(methods: Sequence[str], modes: Sequence[str], seeds: Sequence[int]) -> list[Run]:
@@ -94,15 +78,15 @@ class CaptioningRecipe:
         Raises:
             RecipeError: a field that there is not, or a value out of range.
         """
-        prompt = self.instruction if mode == "zero-shot" else None
+        prompt = self.instruction if mode == "zeroshot" else None
         fixed = {**MODES[mode], "instruction": prompt, "validation_fraction": 0.0, "report_to": "none"}
         base = {"base_model": self.base_model, "base_revision": self.base_revision}
         which = {"cache": str(cache), "output": str(output), "link": None if link is None else str(link), "seed": seed}
         return construct("decoder", DecoderTrainingArguments, {**fixed, **base, **which, **self.decoder})
 
-    def identity(self, train: EmbeddingCache, held_out: EmbeddingCache, base_model: str) -> dict[str, Any]:
-        """All that finished runs depend on beside mode, method and seed; ``base_model`` is the fingerprint of that."""
-        identity = {
+    def conditions(self, train: EmbeddingCache, held_out: EmbeddingCache, base_model: str) -> dict[str, Any]:
+        """What finished runs depend on beside mode, method and seed; ``base_model`` is its fingerprint."""
+        conditions = {
             "format": FORMAT,
             "version": __version__,
             "train": train.fingerprint,
@@ -113,26 +97,7 @@ class CaptioningRecipe:
             "decoder": dict(self.decoder),
             "generation": dict(self.generation),
         }
-        return json.loads(json.dumps(identity))  # as it will be read again
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """What a run left.
-
-    Attributes:
-        run: which.
-        captions: of the held-out recordings, in their order.
-        bridge: class of the bridge, or None without one.
-        bridge_steps: that fitting it took, 0 for a closed form.
-        seconds: of ``bridge``, ``decoder`` and ``captions``; None where a stage was resumed or there is none.
-    """
-
-    run: Run
-    captions: list[str]
-    bridge: str | None
-    bridge_steps: int
-    seconds: dict[str, float | None]
+        return json.loads(json.dumps(conditions))  # as it will be read again
 
 
 class CaptionRuns:
@@ -160,20 +125,20 @@ class CaptionRuns:
     ):
         self.folder, self.recipe, self.fit, self.keep, self.progress = folder, recipe, fit, keep, progress
 
-    def claim(self, identity: dict[str, Any]) -> None:
-        """Make the folder this identity's.
+    def record(self, conditions: dict[str, Any]) -> None:
+        """Write down what all runs of the folder depend on, or check that it is the same as before.
 
         Raises:
-            InputError: it is another's; the message says what differs.
+            InputError: the folder's runs depend on something else; the message says what differs.
             DataError: its recipe is damaged.
         """
         path = self.folder / RECIPE
         if not path.is_file():
-            _write(path, identity)
+            _write(path, conditions)
             return
-        if words := difference(_read(path), identity):
+        if words := difference(_read(path), conditions):
             raise InputError(
-                "--output", f"has runs of other arguments ({words})", f"Use another folder, or remove {self.folder}"
+                "output", f"has runs of other arguments ({words})", f"Use another folder, or remove {self.folder}"
             )
 
     def is_finished(self, run: Run) -> bool:
@@ -207,7 +172,7 @@ class CaptionRuns:
             DiffusionLinkError: see `train_bridge` and `train_decoder`.
         """
         folder = run.inside(self.folder)
-        bridge = None if run.method == NO_LINK else self._bridge(run)
+        bridge = None if run.method == NO_BRIDGE else self._bridge(run)
         decoder = folder / "decoder"
         resumed = (decoder / "checkpoints").is_dir()
         arguments = self.recipe.arguments(run.mode, run.seed, cache, decoder, bridge and bridge / "link")
@@ -248,7 +213,7 @@ class CaptionRuns:
         """Of a run's captions; what was scored before is read.
 
         Raises:
-            DiffusionLinkError: see `score_captions`.
+            DiffusionLinkError: see `score`.
         """
         path = found.run.inside(self.folder) / SCORES
         if path.is_file():
@@ -256,7 +221,7 @@ class CaptionRuns:
             if saved.get("metrics") == list(metrics):
                 per_caption = {name: np.array(values) for name, values in saved["per_caption"].items()}
                 return CaptionScores(saved["corpus"], per_caption)
-        scores = score_captions(found.captions, references, metrics)
+        scores = score(found.captions, references, metrics)
         per_caption = {name: values.tolist() for name, values in scores.per_caption.items()}
         _write(path, {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption})
         return scores

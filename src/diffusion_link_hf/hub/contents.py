@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from ..embeddings.shards import MANIFEST, read_manifest
 from ..errors import InputError, ModelFolderError
-from ..loading import PICKLE_SUFFIXES, LoadPath, read_json
+from ..loading import INDEX, BaseReference, LoadPath, read_json, refuse_pickles
 
-INDEX = "model_index.json"
 METRICS = "metrics.json"
 CARD = "README.md"
 PIPELINES = ("AudioCaptionPipeline", "DiffusionLinkPipeline")
@@ -39,6 +39,7 @@ class Contents:
         files: path in the repository → local file; the card is not among them.
         recipes: stage → recipe.
         metrics: metrics.json, empty where there is none.
+        datasets: Hub ids of the data that the recipes' embedding caches were made of.
         left_out: names in the folder that are not published.
     """
 
@@ -48,6 +49,7 @@ class Contents:
     recipes: dict[str, dict[str, Any]]
     metrics: dict[str, Any]
     left_out: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
 
     @property
     def components(self) -> list[str]:
@@ -59,7 +61,8 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
 
     Args:
         folder: what training or `save_pretrained` wrote.
-        recipes: YAML files of other stages, such as the link's, besides those in the folder.
+        recipes: YAML files of other stages, besides those in the folder; each replaces what is found for its stage
+            beside the link that a recipe in the folder names.
 
     Raises:
         ModelFolderError: no pipeline folder, a training checkpoint, a pickle, checkpoints inside a component, a local
@@ -85,22 +88,23 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
         elif path.name in TRAINING_ONLY:
             left_out.append(f"{path.name}/")
         elif path.is_dir() or path.name.startswith("."):
-            _refuse_pickles_in(path)
-            left_out.append(path.name + "/" * path.is_dir())
+            refuse_pickles(path)
+            left_out.append(f"{path.name}/" if path.is_dir() else path.name)
         elif path.suffix in (".yaml", ".yml"):
             recipe_files.append(path)
         elif path.name == METRICS or path.name.startswith(_LEGAL):
             files[path.name] = path
         elif path.name not in (INDEX, CARD):
-            _refuse_pickles_in(path)
+            refuse_pickles(path)
             left_out.append(path.name)
     read = _read_recipes(recipe_files)
+    read = _recipes_of_links(read) | read
     files |= {f"{RECIPES}/{stage}.yaml": path for stage, (path, _) in read.items()}
     for name, path in files.items():
         _check_text(name, path)
     metrics = read_json(folder / METRICS) if METRICS in files else {}
     stages = {stage: recipe for stage, (_, recipe) in read.items()}
-    return Contents(folder, index, files, stages, metrics, tuple(left_out))
+    return Contents(folder, index, files, stages, metrics, tuple(left_out), _embedded_datasets(stages))
 
 
 def refuse_local_paths(item: object, text: str) -> None:
@@ -135,20 +139,12 @@ def _component_files(folder: Path, component: Path, left_out: list[str]) -> dict
             if path.name == "checkpoints" or re.fullmatch(r"(step|checkpoint)-\d+", path.name):
                 raise ModelFolderError(path, "is a folder of checkpoints", "Move it out of the component")
             continue
-        _refuse_pickles_in(path)
+        refuse_pickles(path)
         if path.suffix in _COMPONENT_SUFFIXES and not path.name.startswith("."):
             files[name] = path
         else:
             left_out.append(name)
     return files
-
-
-def _refuse_pickles_in(path: Path) -> None:
-    for file in (path, *sorted(path.rglob("*"))):
-        if file.suffix.lower() in PICKLE_SUFFIXES:
-            raise ModelFolderError(
-                file, "is a pickle, which can run code when it is read", "Remove it and use safetensors"
-            )
 
 
 def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -165,6 +161,25 @@ def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]
             raise InputError(path, f"is a second recipe of the {stage} stage beside {found[stage][0]}", "Name one")
         found[stage] = path, recipe
     return found
+
+
+def _recipes_of_links(read: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The recipes beside the links that recipes name, as training wrote them: ``output/link`` and its recipe.yaml."""
+    links = [recipe.get("link") for _, recipe in read.values()]
+    beside = [Path(link).parent / "recipe.yaml" for link in links if isinstance(link, str)]
+    return _read_recipes([path for path in dict.fromkeys(beside) if path.is_file()])
+
+
+def _embedded_datasets(recipes: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Hub ids of the data in the manifests of the recipes' caches; a folder's name tells nobody else what it held."""
+    found = []
+    for recipe in recipes.values():
+        cache = recipe.get("cache")
+        if isinstance(cache, str) and (Path(cache) / MANIFEST).is_file():
+            name, at, _ = str(read_manifest(Path(cache)).get("data")).partition("@")
+            if at and "/" in name:
+                found.append(name)
+    return tuple(dict.fromkeys(found))
 
 
 def _check_text(name: str, path: Path) -> None:
@@ -196,22 +211,15 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def plain_fields(recipe: dict[str, Any]) -> dict[str, Any]:
+def recipe_fields(recipe: dict[str, Any]) -> dict[str, Any]:
     """The plain values of a recipe by their dotted names, as ``field=value`` on the command line takes them."""
     return {name: value for name, value in _leaves(recipe) if not isinstance(value, dict)}
 
 
 def base_models(folder: Path) -> dict[str, str | None]:
     """Hub id → revision of the base models that the components of a folder reference."""
-    found = {}
-    clap, decoder = folder / "clap" / "reference.json", folder / "decoder" / "decoder_config.json"
-    if clap.is_file():
-        found[read_json(clap).get("id")] = read_json(clap).get("revision")
-    if decoder.is_file():
-        base = read_json(decoder).get("base") or {}
-        if "id" in base:
-            found[base["id"]] = base.get("revision")
-    return found
+    references = (BaseReference.read(folder / name) for name in COMPONENTS)
+    return {reference.id: reference.revision for reference in references if reference}
 
 
 def parameter_count(path: Path) -> int:

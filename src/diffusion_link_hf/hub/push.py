@@ -1,17 +1,16 @@
 """Publishes a pipeline folder: what is uploaded, checked and in one commit, and a Space that shows it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import HubAccessError, InputError
-from ..loading import LoadPath, refusal
+from ..loading import LoadPath, hub_errors
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .card import PipelineCard
@@ -19,7 +18,9 @@ from .contents import CARD, COMPONENTS, METRICS, RECIPES, Contents, collect
 from .space import space_files
 
 _CLASSES = {kind.__name__: kind for kind in (AudioCaptionPipeline, DiffusionLinkPipeline)}
-_AGAIN = "Nothing was changed unless the commit was the last thing that went out; pushing again is safe"
+# Of `hub_errors`: problem and remedy where the repository cannot be made or found, and where the connection failed.
+_MISSING = ("cannot be written", "Log in (hf auth login) or pass --token, with the right to write to its owner")
+_FAILED = ("cannot be pushed", "The commit may or may not have arrived. It is safe to push again")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,94 @@ class Upload:
             name: len(content) if isinstance(content, bytes) else content.stat().st_size
             for name, content in sorted(self.files.items())
         }
+
+
+@dataclass(frozen=True)
+class Push:
+    """What `push` did, or with ``dry_run`` would do.
+
+    Attributes:
+        uploads: the pipeline's, and the Space's where there is one.
+        urls: address of each commit; empty after a dry run.
+        not_checked: after a dry run, why it could not be seen without a network whether the pipeline loads; or None.
+    """
+
+    uploads: tuple[Upload, ...]
+    urls: tuple[str, ...] = ()
+    not_checked: str | None = None
+
+
+def push(
+    folder: LoadPath,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    message: str = "Upload with diffusion-link",
+    space: str | bool = False,
+    recipes: Sequence[LoadPath] = (),
+    license: str | None = None,
+    datasets: Sequence[str] = (),
+    hardware: str | None = None,
+    co2_grams: float | None = None,
+    dry_run: bool = False,
+) -> Push:
+    """Publish a pipeline folder on the Hub in one commit: its components, recipes, metrics.json and a model card.
+
+    The folder's README.md, if there is one, is the fixed part of the card. Recipes and data sets that the training
+    recorded are found: recipe.yaml in the folder, that of the bridge which it names as its link, and the Hub ids of
+    the data in the manifests of their embedding caches.
+
+    Args:
+        folder: what training or `save_pretrained` wrote; nothing in it is changed.
+        repo_id: ``owner/name``, created where it is missing.
+        private: create the repository as private; one that exists and is public is refused.
+        revision: a branch, created where it is missing; the default branch if None.
+        token: with the right to write, by default the one that is logged in.
+        message: of the commit.
+        space: also push a Gradio app that captions with the pipeline: its ``owner/name``, or True for the repository's
+            name and ``-demo``.
+        recipes: files of other stages; each replaces what is found for its stage beside the link.
+        license: identifier of the Hub, such as "apache-2.0".
+        datasets: Hub ids or names of the training data, instead of those that are found.
+        hardware: what it was trained on, in words.
+        co2_grams: emissions of the training, in grams of CO2 equivalent.
+        dry_run: check everything and send nothing; no network is used.
+
+    Raises:
+        ModelFolderError: no pipeline folder; checkpoints, pickles, local paths, NaN or infinity in it; or a pipeline
+            that does not load, strictly.
+        InputError: an id of another form, metadata that the Hub would refuse, or a Space for a link alone.
+        HubAccessError: the Hub, or a base model, cannot be reached, or refuses.
+
+    Example:
+        >>> from diffusion_link_hf import push
+        >>> from diffusion_link_hf.loading import default_pipeline_folder
+        >>> planned = push(default_pipeline_folder(), "me/tiny", license="apache-2.0", dry_run=True)
+        >>> sorted(planned.uploads[0].files)[0], planned.urls, planned.not_checked
+        ('ATTRIBUTION.txt', (), None)
+    """
+    about = {"license": license, "datasets": datasets, "hardware": hardware, "co2_grams": co2_grams}
+    contents, upload = prepare_upload(folder, repo_id, recipes=recipes, **about)
+    uploads = [upload]
+    if space is not False:
+        if contents.index["_class_name"] != AudioCaptionPipeline.__name__:
+            raise InputError("space", "was asked for a link alone", "Push a pipeline that captions, or leave it out")
+        uploads.append(prepare_space(repo_id, None if space is True else space))
+    if dry_run:
+        try:
+            check_loads(contents, local_files_only=True)
+        except HubAccessError as error:
+            return Push(tuple(uploads), not_checked=str(error))
+        return Push(tuple(uploads))
+    check_loads(contents, token=token)
+    urls = [
+        # A Space runs its default branch.
+        send(each, private=private, revision=revision if each is upload else None, token=token, message=message)
+        for each in uploads
+    ]
+    return Push(tuple(uploads), tuple(urls))
 
 
 def prepare_upload(
@@ -124,7 +213,7 @@ def send(
             either the whole commit or nothing of it.
     """
     api = HfApi(token=token)
-    with _typed_errors(upload.repo_id):
+    with hub_errors(upload.repo_id, _MISSING, _FAILED):
         sdk = {"space_sdk": "gradio"} if upload.kind == "space" else {}
         api.create_repo(upload.repo_id, repo_type=upload.kind, private=private or None, exist_ok=True, **sdk)
         if private and not api.repo_info(upload.repo_id, repo_type=upload.kind).private:
@@ -161,30 +250,3 @@ def _check_id(repo_id: str) -> None:
         raise InputError("repo_id", f"is {repo_id!r} ({error})", "Write owner/name") from error
     if "/" not in repo_id:
         raise InputError("repo_id", f"is {repo_id!r}, without an owner", "Write owner/name")
-
-
-@contextmanager
-def _typed_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except HubAccessError:
-        raise
-    except RevisionNotFoundError as error:
-        raise HubAccessError(where, "has no such revision", "Name a branch") from error
-    except RepositoryNotFoundError as error:
-        raise HubAccessError(
-            where, "cannot be written", "Log in (hf auth login) or pass --token, with the right to write to its owner"
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status == 412:
-            raise HubAccessError(where, "was changed by somebody else during the push", "Push again") from error
-        raise refusal(where, error) from error
-    except Exception as error:  # uploads fail with the errors of several layers below the client
-        raise HubAccessError(where, f"cannot be pushed ({_chain(error)})", _AGAIN) from error
-
-
-def _chain(error: BaseException) -> str:
-    """The messages of an error and of its cause, which is what went wrong."""
-    cause = error.__cause__
-    return f"{error}: {cause}" if cause else str(error) or type(error).__name__

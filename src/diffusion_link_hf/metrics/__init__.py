@@ -1,9 +1,9 @@
 """Caption metrics: BLEU, ROUGE-L, METEOR, CIDEr-D, SPICE, SPIDEr, SBERT similarity, FENSE and the vocabulary.
 
 ```python
-from diffusion_link_hf.metrics import score_captions
+from diffusion_link_hf.metrics import score
 
-scores = score_captions(
+scores = score(
     ["a dog barks", "rain falls"],
     [["a dog is barking", "dogs bark"], ["it rains"]],
     metrics=["rouge_l", "bleu_1"],
@@ -15,7 +15,7 @@ scores.per_caption["rouge_l"]  # (2,) float64
 
 from .captions import Captions, CaptionScores
 from .errors import MetricDependencyError, MetricToolError
-from .registry import DEFAULT_METRICS, METRICS, score_captions, score_names
+from .registry import DEFAULT_METRICS, METRICS, score, score_names
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -24,6 +24,6 @@ __all__ = [
     "Captions",
     "MetricDependencyError",
     "MetricToolError",
-    "score_captions",
+    "score",
     "score_names",
 ]

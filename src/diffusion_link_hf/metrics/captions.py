@@ -1,6 +1,6 @@
 """The input of every metric, checked once and tokenized once, and the form of every result."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -110,8 +110,13 @@ def check_row(row: str, candidate: object, references: object) -> None:
             raise InputError(f"{row}, reference {k}", f"is blank ({reference!r})", "Remove it or write it out")
 
 
-def check_longest(captions: Captions, metric: str, limit: int) -> None:
+def check_longest(
+    captions: Captions, metric: str, limit: int, candidate_limit: Callable[[Sequence[str]], int] | None = None
+) -> None:
     """Refuses captions of more than ``limit`` tokens, for tools that run out of memory or time on them.
+
+    Args:
+        candidate_limit: the limit of a candidate, given its tokenized references; ``limit`` by default.
 
     Raises:
         InputError: names the row, its length and the limit.
@@ -119,13 +124,14 @@ def check_longest(captions: Captions, metric: str, limit: int) -> None:
     for row, candidate, references in zip(
         captions.rows, captions.tokens.candidates, captions.tokens.references, strict=True
     ):
-        names = ["candidate", *(f"reference {k}" for k in range(1, len(references) + 1))]
-        for name, text in zip(names, [candidate, *references], strict=True):
+        named = [(f"reference {k}", text, limit) for k, text in enumerate(references, start=1)]
+        named.append(("candidate", candidate, candidate_limit(references) if candidate_limit else limit))
+        for name, text, most in named:
             words = text.count(" ") + 1
-            if words > limit:
+            if words > most:
                 raise InputError(
                     f"{row}, {name}",
-                    f"has {words:,} words, and {metric} cannot take more than {limit}",
+                    f"has {words:,} words, and {metric} cannot take more than {most:,}",
                     f"Shorten or leave out the caption, or leave out {metric}",
                 )
 

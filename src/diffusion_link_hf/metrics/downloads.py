@@ -3,11 +3,11 @@
 import hashlib
 import os
 import shutil
-import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO
 
+from ..files import write_whole
 from .errors import MetricDependencyError
 
 TIMEOUT = 60.0  # seconds without a byte
@@ -30,21 +30,21 @@ def download(item: str, url: str, path: Path, sha256: str | None = None) -> None
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remedy = f"Try again, or fetch {url} by other means and pass it with --archive"
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as partial:
+
+    def fetch(file: IO[bytes]) -> None:
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-                shutil.copyfileobj(response, partial)
+                shutil.copyfileobj(response, file)
                 expected = response.headers.get("Content-Length")
-            partial.flush()
-            size = os.path.getsize(partial.name)
-            if expected is not None and size != int(expected):
-                raise MetricDependencyError(item, f"only {size:,} of {int(expected):,} bytes arrived", remedy)
-            check_sha256(item, Path(partial.name), sha256)
-            os.replace(partial.name, path)
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:
             raise MetricDependencyError(item, f"{url} cannot be fetched ({error})", remedy) from error
-        finally:
-            Path(partial.name).unlink(missing_ok=True)
+        file.flush()
+        size = file.tell()
+        if expected is not None and size != int(expected):
+            raise MetricDependencyError(item, f"only {size:,} of {int(expected):,} bytes arrived", remedy)
+        check_sha256(item, Path(file.name), sha256)
+
+    write_whole(path, fetch)
 
 
 def check_sha256(item: str, path: Path, sha256: str | None) -> None:

@@ -8,7 +8,7 @@ import evaluate
 
 from ..errors import InputError
 from .captions import Captions
-from .registry import METRICS, score_captions
+from .registry import METRICS, score
 
 MODULES = Path(__file__).with_name("evaluate_modules")
 
@@ -87,7 +87,7 @@ class CaptionMetric(evaluate.Metric):
             raise InputError(
                 "metrics", f"are {metrics!r}", "Name some for caption_metrics, and none for a module of one metric"
             )
-        scores = score_captions(predictions, references, metrics if metrics is not None else [self.metric], **options)
+        scores = score(predictions, references, metrics if metrics is not None else [self.metric], **options)
         result: dict[str, Any] = dict(scores.corpus)
         if per_caption:
             result |= {f"{name}_per_caption": values.tolist() for name, values in scores.per_caption.items()}

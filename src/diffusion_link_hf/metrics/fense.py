@@ -9,7 +9,7 @@ import numpy as np
 from .captions import Captions, CaptionScores
 from .downloads import check_sha256, download, metrics_folder
 from .errors import MetricDependencyError
-from .sbert import check_device, check_sentence_transformers
+from .sbert import check_sentence_transformers
 
 THRESHOLD = 0.9  # probability above which a caption counts as disfluent
 PENALTY = 0.9
@@ -75,8 +75,11 @@ def fluency_error(
         InputError: a device that cannot be used.
     """
     check_fense(model)
-    check_device(device)
     import torch
+
+    from ..tensors import check_device
+
+    check_device(device)
 
     from .fluency_detector import MAX_TOKENS, load_fluency_detector
 

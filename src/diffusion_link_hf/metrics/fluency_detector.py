@@ -7,11 +7,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, BertModel, BertPreTrainedModel
 
 from ..errors import ModelFolderError
-from ..loading import LoadPath, check_finite, check_loading_info, refuse_pickles, resolve_folder
+from ..loading import WEIGHTS_AND_TEXT, LoadPath, load_strict, load_tokenizer, refuse_pickles, resolve_folder
 
 ERRORS = ("add_tail", "repeat_event", "repeat_adv", "remove_conj", "remove_verb", "error")
 MAX_TOKENS = 64  # as in training
-FILES = ["*.json", "*.txt", "*.safetensors"]
 
 
 class FluencyErrorDetector(BertPreTrainedModel):
@@ -42,20 +41,10 @@ def load_fluency_detector(model: LoadPath) -> tuple[FluencyErrorDetector, object
         HubAccessError: the repository cannot be reached.
         ModelFolderError: no such folder, a pickle, missing or additional weights, NaN.
     """
-    folder = resolve_folder(model, allow_patterns=FILES)
+    folder = resolve_folder(model, allow_patterns=WEIGHTS_AND_TEXT)
     refuse_pickles(folder)
-    try:
-        detector, info = FluencyErrorDetector.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # whatever the loader raises, the user has to hear which folder it was
-        raise ModelFolderError(
-            folder, f"cannot be loaded as a fluency-error detector ({error})", "Save or convert it again"
-        ) from error
-    check_loading_info(folder, info)
-    check_finite(detector, folder)
-    return detector.eval(), tokenizer
+    detector = load_strict(FluencyErrorDetector.from_pretrained, folder)
+    return detector.eval(), load_tokenizer(folder)
 
 
 def convert_fense_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike, base: LoadPath | None = None):

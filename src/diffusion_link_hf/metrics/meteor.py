@@ -14,8 +14,10 @@ from .errors import MetricToolError
 from .java import JAVA_OPTIONS, REPORT, java_executable, last_lines, pycocoevalcap_file
 
 JAR = ("meteor", "meteor-1.5.jar")
-# The aligner's memory and time grow faster than the square of the length: 300 words take seconds, 1,000 take minutes.
+# The aligner's time grows with the words of a candidate times those of a reference: two captions of 300 words take
+# seconds, two of 1,000 minutes. Far above 1,000 words in one caption it overflows its stack, whatever the other is.
 MAX_WORDS = 300
+MAX_CANDIDATE_WORDS = 1000
 ANSWER_SECONDS = 300.0  # for one caption, and for the start, which reads 60 MB of paraphrases
 STATISTICS = 23  # numbers per row
 SEPARATOR = "|||"
@@ -35,12 +37,13 @@ def meteor(captions: Captions) -> CaptionScores:
     without words scores 0.
 
     Raises:
-        InputError: a caption of more than 300 words, which METEOR cannot align.
+        InputError: a reference of more than 300 words, or a candidate of more than 1,000, or of more than
+            90,000 / (words of its longest reference), which METEOR cannot align; the row is named.
         MetricDependencyError: no Java, or no pycocoevalcap, which carries the program.
         MetricToolError: the program failed or gave no answer in time.
     """
     check_meteor()
-    check_longest(captions, "meteor", MAX_WORDS)
+    check_longest(captions, "meteor", MAX_WORDS, _candidate_limit)
     tokens = captions.tokens
     requests = [
         f" {SEPARATOR} ".join(["SCORE", *(_one_field(text) for text in [*references, candidate])])
@@ -48,6 +51,12 @@ def meteor(captions: Captions) -> CaptionScores:
     ]
     scores = _converse(requests)
     return CaptionScores({"meteor": scores[-1]}, {"meteor": np.array(scores[:-1])})
+
+
+def _candidate_limit(references: Sequence[str]) -> int:
+    """How many words a candidate may have beside these references."""
+    longest = max(text.count(" ") + 1 for text in references)
+    return min(MAX_CANDIDATE_WORDS, MAX_WORDS**2 // longest)
 
 
 def _one_field(text: str) -> str:

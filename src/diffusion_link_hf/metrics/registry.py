@@ -1,4 +1,4 @@
-"""All metrics by name, what each needs, and `score_captions`, which computes several with shared work."""
+"""All metrics by name, what each needs, and `score`, which computes several with shared work."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,7 +171,7 @@ def score_names(metrics: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def score_captions(
+def score(
     candidates: Sequence[str] | Captions,
     references: Sequence[Sequence[str]] | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
@@ -192,6 +192,12 @@ def score_captions(
         InputError: malformed captions (the row is named), an unknown metric or option.
         MetricDependencyError: something is not installed; raised before any metric is computed.
         MetricToolError, HubAccessError, ModelFolderError: see the metrics.
+
+    Example (needs Java and the extra ``metrics``):
+        >>> from diffusion_link_hf import score
+        >>> scores = score(["a dog barks", "rain falls"], [["a dog barks"], ["it rains"]], metrics=["rouge_l"])
+        >>> round(scores.corpus["rouge_l"], 3), scores.per_caption["rouge_l"].tolist()
+        (0.5, [1.0, 0.0])
     """
     wanted = score_names(metrics)
     try:

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from ..errors import InputError, ModelFolderError
+from ..errors import ModelFolderError
 from .captions import Captions, CaptionScores
 from .errors import MetricDependencyError
 from .java import INSTALL_METRICS
@@ -68,6 +68,7 @@ def load_sentence_encoder(model: str | os.PathLike, device: str = "cpu"):
     from sentence_transformers import SentenceTransformer
 
     from ..loading import check_finite, refuse_pickles, resolve_folder
+    from ..tensors import check_device
 
     check_device(device)
     folder = resolve_folder(model, allow_patterns=FILES)
@@ -80,15 +81,3 @@ def load_sentence_encoder(model: str | os.PathLike, device: str = "cpu"):
         raise ModelFolderError(folder, f"cannot be loaded ({error})", "Save or download it again") from error
     check_finite(encoder, folder)
     return encoder.eval()
-
-
-def check_device(device: str) -> None:
-    """Raises InputError for a device that torch does not know or see."""
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(
-            "device", f"{device!r} cannot be used ({error})", "Use cpu, or a device that torch sees"
-        ) from error

@@ -1,1 +1,1 @@
-"""Bridges between the audio and the text region of an embedding space, and the prefix projector."""
+"""The captioner's own models: CLAP and its front end, the prefix projector, and the caption decoder."""

@@ -4,7 +4,6 @@ import json
 import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,28 +15,23 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ..audio import SAMPLING_RATE, WINDOW_SAMPLES
 from ..errors import InputError, ModelFolderError
 from ..loading import (
-    DEFAULT_PIPELINE,
+    BaseReference,
     LoadPath,
-    check_finite,
-    check_loading_info,
     check_vocabulary,
-    component_folder,
-    default_pipeline_folder,
-    download_snapshot,
     drop_local_names,
+    includes_base,
+    load_strict,
     load_tokenizer,
-    pinned_source,
+    locate,
     read_json,
     refuse_pickles,
-    refuse_revision,
     save_tokenizer,
 )
-from ..tensors import dense_floats
+from ..tensors import cast_floats, dense_floats
 from .log_mel import ClapLogMel
 
 REFERENCE_FILE = "reference.json"
 CLIPS_AT_A_TIME = 4  # on a CPU: the activations of more leave its cache between two layers, which takes a fifth longer
-_CONFIG_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 
 
 class ClapEncoder(nn.Module):
@@ -47,7 +41,16 @@ class ClapEncoder(nn.Module):
         model: the CLAP.
         tokenizer: for `encode_text`; may be None where only audio is embedded.
         front_end: the log-mel front end that the checkpoint was trained with.
-        source: {"id", "revision"} of the Hub repository that the weights come from, or None.
+        source: the Hub repository that the weights come from, or None.
+
+    Example:
+        >>> import torch
+        >>> from diffusion_link_hf import ClapEncoder
+        >>> clap = ClapEncoder.from_pretrained("tiny")
+        >>> audio = clap.encode_audio(0.1 * torch.randn(1, 480_000))
+        >>> text = clap.encode_text(["Rain is falling", "A dog barks"])
+        >>> audio.shape, (audio @ text.T).shape  # cosines, since rows have norm 1
+        (torch.Size([1, 512]), torch.Size([1, 2]))
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class ClapEncoder(nn.Module):
         model: ClapModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         front_end: ClapLogMel | None = None,
-        source: dict[str, Any] | None = None,
+        source: BaseReference | None = None,
     ):
         super().__init__()
         self.fused = bool(model.config.audio_config.enable_fusion)
@@ -190,21 +193,14 @@ class ClapEncoder(nn.Module):
             InputError: ``include_base=False`` without a source.
         """
         folder = Path(save_directory)
+        include_base = includes_base(include_base, self.source)
         folder.mkdir(parents=True, exist_ok=True)
-        include_base = self.source is None if include_base is None else include_base
-        if not include_base and self.source is None:
-            raise InputError(
-                "include_base", "is False, but this CLAP comes from no repository", "Use include_base=True"
-            )
         (folder / REFERENCE_FILE).unlink(missing_ok=True)  # a stale one would be followed instead of the weights
         if include_base:
-            state = {
-                k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in self.model.state_dict().items()
-            }
-            self.model.save_pretrained(folder, state_dict=state)
+            self.model.save_pretrained(folder, state_dict=cast_floats(self.model.state_dict(), dtype))
         else:
             self.model.config.save_pretrained(folder)
-            (folder / REFERENCE_FILE).write_text(json.dumps(self.source, indent=2) + "\n", encoding="utf-8")
+            (folder / REFERENCE_FILE).write_text(json.dumps(self.source.as_json(), indent=2) + "\n", encoding="utf-8")
         front = self.front_end
         ClapFeatureExtractor(
             feature_size=front.num_mel_bins,
@@ -241,44 +237,14 @@ class ClapEncoder(nn.Module):
                 and a tokenizer larger than the model's vocabulary.
             InputError: a revision of a local folder.
         """
-        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        folder, source = Path(name_or_path), None
-        if not folder.is_dir() and str(name_or_path) == DEFAULT_PIPELINE:
-            folder = default_pipeline_folder()
-        folder = component_folder(folder, "clap")
-        if folder.is_dir():
-            refuse_revision(revision, folder)
+        folder, source = locate(
+            name_or_path, "clap", revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        if source is None:
             refuse_pickles(folder)
-            source = _read_reference(folder)
-            if source is not None:
-                folder = download_snapshot(source["id"], source.get("revision"), allow_patterns=_CONFIG_PATTERNS, **hub)
-                source = pinned_source(source["id"], source.get("revision"), folder)
-        elif folder.is_absolute() or str(name_or_path).startswith("."):
-            raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
-        else:
-            folder = download_snapshot(str(name_or_path), revision, allow_patterns=_CONFIG_PATTERNS, **hub)
-            source = pinned_source(str(name_or_path), revision, folder)
-        if not list(folder.glob("*.safetensors")):
-            raise ModelFolderError(
-                source["id"] if source else folder,
-                "holds no safetensors weights",
-                "Name a revision that does, or convert it (ClapModel.save_pretrained); pickles are not read",
-            )
-        read_json(folder / "config.json")
-        try:
-            model, info = ClapModel.from_pretrained(
-                folder,
-                dtype=dtype or torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
-                local_files_only=True,
-            )
-        except Exception as error:
-            raise ModelFolderError(
-                folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match"
-            ) from error
-        check_loading_info(folder, info)
-        check_finite(model, folder)
+        model = load_strict(
+            ClapModel.from_pretrained, folder, dtype, source.id if source else folder, local_files_only=True
+        )
         tokenizer, front_end = _tokenizer_and_front_end(folder)
         if tokenizer is not None:
             check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)
@@ -292,7 +258,7 @@ class ClapEncoder(nn.Module):
         for name, value in overrides.items():
             setattr(config.audio_config, name, value)
         tokenizer, front_end = _tokenizer_and_front_end(folder)
-        return cls(ClapModel(config), tokenizer, front_end, _read_reference(folder))
+        return cls(ClapModel(config), tokenizer, front_end, BaseReference.read(folder))
 
 
 def _check_waveforms(waveforms: torch.Tensor) -> None:
@@ -306,16 +272,6 @@ def _check_waveforms(waveforms: torch.Tensor) -> None:
     bad = ~torch.isfinite(waveforms).all(1)
     if bad.any():
         raise InputError("waveforms", f"row {int(bad.nonzero()[0])} holds NaN or infinity", "Leave those rows out")
-
-
-def _read_reference(folder: Path) -> dict[str, Any] | None:
-    """{"id", "revision"} of the repository that a folder references instead of holding weights, or None."""
-    if not (folder / REFERENCE_FILE).is_file():
-        return None
-    source = read_json(folder / REFERENCE_FILE)
-    if not isinstance(source.get("id"), str) or not isinstance(source.get("revision"), str | None):
-        raise ModelFolderError(folder / REFERENCE_FILE, f"names no repository ({source})", "It needs 'id', 'revision'")
-    return source
 
 
 def _read_front_end(folder: Path) -> ClapLogMel:

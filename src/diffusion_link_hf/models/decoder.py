@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -15,19 +14,22 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ..errors import InputError, ModelFolderError
 from ..loading import (
+    WEIGHTS_AND_TEXT,
+    BaseReference,
     LoadPath,
     check_dtype,
     check_finite,
     check_loading_info,
     check_vocabulary,
-    download_snapshot,
     drop_local_names,
+    includes_base,
+    load_strict,
     load_tokenizer,
-    pinned_source,
     read_json,
     refuse_pickles,
     save_tokenizer,
 )
+from ..tensors import cast_floats
 from .generation_options import SEARCH_ERRORS, raise_option_error, refuse_options
 
 CONFIG_FILE = "decoder_config.json"
@@ -44,10 +46,19 @@ class CaptionDecoder(nn.Module):
         model: a causal LM, or a `peft.PeftModel` over one.
         tokenizer: of that model.
         instruction: optional hard prompt in front of the prefix.
-        source: {"id", "revision"} of the base model on the Hub, or None where only local weights exist.
+        source: the base model's repository on the Hub, or None where only local weights exist.
 
     Raises:
         InputError: adapter layers injected into the model itself, which no file format keeps.
+
+    Example:
+        >>> import torch
+        >>> from diffusion_link_hf import CaptionDecoder
+        >>> from diffusion_link_hf.loading import default_pipeline_folder
+        >>> decoder = CaptionDecoder.from_pretrained(default_pipeline_folder() / "decoder")
+        >>> captions = decoder.generate(torch.zeros(2, 1, decoder.hidden_size), max_new_tokens=5)
+        >>> [len(row) for row in captions]
+        [1, 1]
     """
 
     def __init__(
@@ -55,7 +66,7 @@ class CaptionDecoder(nn.Module):
         model: PreTrainedModel | nn.Module,
         tokenizer: PreTrainedTokenizerBase | None,
         instruction: str | None = None,
-        source: dict[str, Any] | None = None,
+        source: BaseReference | None = None,
     ):
         super().__init__()
         if hasattr(model, "peft_config") and not hasattr(model, "get_base_model"):
@@ -265,11 +276,7 @@ class CaptionDecoder(nn.Module):
             raise InputError(
                 "adapters", f"are {names}", f"A decoder folder holds one, named {ADAPTER!r}: merge or delete"
             )
-        include_base = self.source is None if include_base is None else include_base
-        if not include_base and self.source is None:
-            raise InputError(
-                "include_base", "is False, but this decoder's base comes from no repository", "Use include_base=True"
-            )
+        include_base = includes_base(include_base, self.source)
         if not include_base and not self.has_adapter:
             raise InputError(
                 "include_base",
@@ -279,7 +286,7 @@ class CaptionDecoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         base = folder / BASE_FOLDER
         if include_base:
-            self.base_model.save_pretrained(base, state_dict=_cast(self._base_state(), dtype))
+            self.base_model.save_pretrained(base, state_dict=cast_floats(self.base_state(), dtype))
         else:
             self.base_model.config.save_pretrained(base)
         drop_local_names(base / "config.json")
@@ -289,21 +296,26 @@ class CaptionDecoder(nn.Module):
             # save_embedding_layers="auto", the default, asks the Hub about the base model.
             self.model.save_pretrained(folder, save_embedding_layers=False)
             if dtype is not None:
-                weights = _cast(load_file(folder / ADAPTER_WEIGHTS), dtype)
+                weights = cast_floats(load_file(folder / ADAPTER_WEIGHTS), dtype)
                 save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
             (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; the pipeline writes its own
             adapter = read_json(folder / ADAPTER_FILE)
             # A path of this machine means nothing elsewhere; the base is found through decoder_config.json.
-            adapter["base_model_name_or_path"] = self.source["id"] if self.source else None
-            adapter["revision"] = self.source.get("revision") if self.source else None
+            adapter["base_model_name_or_path"] = self.source.id if self.source else None
+            adapter["revision"] = self.source.revision if self.source else None
             (folder / ADAPTER_FILE).write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
-        config = {"instruction": self.instruction, "base": {"path": BASE_FOLDER} if include_base else self.source}
+        reference = {"path": BASE_FOLDER} if include_base else self.source.as_json()
+        config = {"instruction": self.instruction, "base": reference}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
-    def _base_state(self) -> dict[str, torch.Tensor]:
-        """The base model's weights under their own names, without the wrappers and adapters that PEFT injects."""
+    def base_state(self) -> dict[str, torch.Tensor]:
+        """The base model's weights under their own names, without the wrappers and adapters that PEFT injects.
+
+        Raises:
+            InputError: an adapter of a kind that does not let the base model's weights be told from its own.
+        """
         state = self.base_model.state_dict()
         if not self.has_adapter:
             return state
@@ -348,15 +360,16 @@ class CaptionDecoder(nn.Module):
         if not folder.is_dir():
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
         refuse_pickles(folder)
-        instruction, base = _read_config(folder)
-        if "path" in base:
-            base_folder, source = folder / base["path"], None
-        else:
-            repo_id, revision = base["id"], base.get("revision")
-            patterns = ["*.json", "*.safetensors", "tokenizer*"]
-            base_folder = download_snapshot(repo_id, revision, token, cache_dir, local_files_only, patterns)
-            source = pinned_source(repo_id, revision, base_folder)
-        model, tokenizer = load_causal_lm(base_folder, dtype), load_tokenizer(folder)
+        instruction, base = read_decoder_config(folder)
+        source = None
+        if isinstance(base, BaseReference):
+            base, source = base.fetch(
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=WEIGHTS_AND_TEXT,
+            )
+        model, tokenizer = load_causal_lm(base, dtype), load_tokenizer(folder)
         check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
         if (folder / ADAPTER_FILE).is_file():
             model = _load_adapter(model, folder, trainable)
@@ -371,7 +384,7 @@ class CaptionDecoder(nn.Module):
     def from_config(cls, folder: LoadPath, **overrides) -> "CaptionDecoder":
         """The architecture of the folder with random weights; ``overrides`` change the base model's configuration."""
         folder = Path(folder)
-        instruction, base = _read_config(folder)
+        instruction, base = read_decoder_config(folder)
         values = read_json(folder / BASE_FOLDER / "config.json") | overrides
         try:
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
@@ -384,50 +397,40 @@ class CaptionDecoder(nn.Module):
                 folder, f"cannot be built ({error})", "Check base/config.json and adapter_config.json"
             ) from error
         tokenizer = load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
-        return cls(model, tokenizer, instruction, base if "id" in base else None).eval()
+        return cls(model, tokenizer, instruction, base if isinstance(base, BaseReference) else None).eval()
 
 
-def _read_config(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """Instruction and base entry of ``decoder_config.json``, checked."""
-    config = read_json(folder / CONFIG_FILE)
+def read_decoder_config(folder: Path) -> tuple[str | None, Path | BaseReference]:
+    """A decoder folder's instruction, and its base model: a folder inside it, or the repository that it references.
+
+    Raises:
+        ModelFolderError: ``decoder_config.json`` is missing or damaged, or the base is outside of the folder.
+    """
+    item = folder / CONFIG_FILE
+    config = read_json(item)
     instruction, base = config.get("instruction"), config.get("base")
-    if not isinstance(base, dict) or not isinstance(base.get("path", base.get("id")), str):
+    if instruction is not None and not isinstance(instruction, str):
+        raise ModelFolderError(item, f"has instruction = {instruction!r}", "It is a string or null")
+    if reference := BaseReference.read(folder):
+        return instruction, reference
+    if not isinstance(base, dict) or not isinstance(base.get("path"), str):
         raise ModelFolderError(
-            folder / CONFIG_FILE, f"names no base model (base = {base!r})", "It needs {'path'} or {'id', 'revision'}"
+            item, f"names no base model (base = {base!r})", "It needs {'path'} or {'id', 'revision'}"
         )
-    path = PureWindowsPath(base.get("path", ""))  # which knows the separators of every system
+    path = PureWindowsPath(base["path"])  # which knows the separators of every system
     if path.anchor or ".." in path.parts:
         raise ModelFolderError(
-            folder / CONFIG_FILE, f"has its base model in {base['path']!r}", "It must be a folder in the decoder's own"
+            item, f"has its base model in {base['path']!r}", "It must be a folder in the decoder's own"
         )
-    if instruction is not None and not isinstance(instruction, str):
-        raise ModelFolderError(folder / CONFIG_FILE, f"has instruction = {instruction!r}", "It is a string or null")
-    return instruction, base
+    return instruction, folder / base["path"]
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """A causal LM from a folder, strictly and from safetensors only."""
-    if not list(folder.glob("*.safetensors")):
-        raise ModelFolderError(
-            folder, "holds no safetensors weights", "The base model is incomplete; pickles are not read"
-        )
-    read_json(folder / "config.json")
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype or torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,  # None would ask at the terminal whether to run code of the folder
-        )
-    except Exception as error:
-        raise ModelFolderError(
-            folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and match"
-        ) from error
-    check_loading_info(folder, info)
-    check_finite(model, folder)
-    return model
+    # trust_remote_code=None would ask at the terminal whether to run code of the folder.
+    return load_strict(
+        AutoModelForCausalLM.from_pretrained, folder, dtype, local_files_only=True, trust_remote_code=False
+    )
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
@@ -452,7 +455,3 @@ def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
     for parameter in peft.parameters():  # not `peft.to`: it would round the float32 table of rotary frequencies as well
         parameter.data = parameter.data.to(dtype)
     return peft
-
-
-def _cast(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    return {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in state.items()}

@@ -1,10 +1,8 @@
 """Converts LAION's published CLAP checkpoints (``.pt``) to the folder of safetensors that `ClapEncoder` reads."""
 
 import math
-import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,9 @@ import numpy as np
 import torch
 from transformers import ClapConfig, ClapModel
 
-from ..errors import InputError, ModelFolderError
-from ..loading import LoadPath, check_vocabulary, download_snapshot, load_tokenizer
+from ..errors import InputError, ModelFolderError, listed
+from ..files import whole_folder
+from ..loading import LoadPath, check_vocabulary, load_tokenizer, resolve_folder
 from .clap import ClapEncoder
 
 DEFAULT_TOKENIZER = "FacebookAI/roberta-base"
@@ -114,10 +113,9 @@ def convert_laion(
         check_vocabulary(encoder.tokenizer, model.config.text_config.vocab_size, tokenizer)
         encoder.tokenizer.model_max_length = MAX_TOKENS
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as aside:
-        encoder.save_pretrained(Path(aside) / "clap")
-        ClapEncoder.from_pretrained(Path(aside) / "clap")  # strictly, as it will be read
-        os.replace(Path(aside) / "clap", output)  # whole, or not there
+    with whole_folder(output) as folder:
+        encoder.save_pretrained(folder)
+        ClapEncoder.from_pretrained(folder)  # strictly, as it will be read
     return conversion
 
 
@@ -165,7 +163,7 @@ def convert_state(state: dict[str, torch.Tensor], item: object) -> tuple[ClapMod
             unknown.append(name)
     remedy = "Only HTSAT with RoBERTa is known, fused by aff_2d or not"
     if unknown:
-        raise ModelFolderError(item, f"has tensors that no part of ClapModel takes: {_some(unknown)}", remedy)
+        raise ModelFolderError(item, f"has tensors that no part of ClapModel takes: {listed(unknown)}", remedy)
     try:
         config = infer_config(state)
     except (KeyError, IndexError, ValueError, StopIteration, ZeroDivisionError) as error:
@@ -181,7 +179,7 @@ def convert_state(state: dict[str, torch.Tensor], item: object) -> tuple[ClapMod
         (shapes, "has other shapes for"),
     ):
         if names:
-            raise ModelFolderError(item, f"{problem} {_some(names)}", remedy)
+            raise ModelFolderError(item, f"{problem} {listed(names)}", remedy)
     model.load_state_dict({name: value for name, value in converted.items() if name in own}, strict=False)
     audio = config.audio_config
     size = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}.get(audio.patch_embeds_hidden_size, "HTSAT")
@@ -247,12 +245,6 @@ def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(name: LoadPath, token, cache_dir, local_files_only):
-    folder = Path(name)
-    if not folder.is_dir():
-        patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-        folder = download_snapshot(str(name), None, token, cache_dir, local_files_only, patterns)
+    patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+    folder = resolve_folder(name, None, token, cache_dir, local_files_only, patterns)
     return load_tokenizer(folder, "Name a folder or Hub id of RoBERTa's tokenizer")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -33,6 +33,12 @@ class ClapLogMel(nn.Module):
         frequency_min, frequency_max: Hz, ends of the filter bank.
         mel_scale: ``"slaney"`` with area normalization (unfused checkpoints, ``truncation="rand_trunc"``) or ``"htk"``
             without (fused checkpoints, ``truncation="fusion"``).
+
+    Example:
+        >>> import torch
+        >>> from diffusion_link_hf import ClapLogMel
+        >>> ClapLogMel()(torch.zeros(2, 480_000)).shape
+        torch.Size([2, 1, 1001, 64])
     """
 
     def __init__(

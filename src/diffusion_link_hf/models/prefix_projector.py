@@ -20,6 +20,13 @@ class PrefixProjector(StrictModel):
         num_layers: linear layers, 1 (text-only) or 2 (supervised).
         activation: between two layers: "gelu", "silu", "tanh" or "none". The paper gives none; without one the two
             layers would be one of lower rank.
+
+    Example:
+        >>> import torch
+        >>> from diffusion_link_hf import PrefixProjector
+        >>> projector = PrefixProjector(embedding_dim=64, hidden_size=32, num_prefix_tokens=10, num_layers=2)
+        >>> projector(torch.randn(4, 64)).shape
+        torch.Size([4, 10, 32])
     """
 
     @register_to_config

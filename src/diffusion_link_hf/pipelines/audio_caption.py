@@ -18,15 +18,15 @@ from ..audio import (
     load_audio,
     split_windows,
 )
-from ..bridges.base import BridgeModel, Modality, check_modality, check_noise_is_used
-from ..bridges.sampling import check_options, check_scheduler, make_scheduler
+from ..bridges.base import BridgeModel, Modality, check_call, check_noise_is_used
+from ..bridges.sampling import check_scheduler, make_scheduler
 from ..errors import AudioError, InputError, ModelFolderError
-from ..loading import LoadPath, read_json, resolve_folder
+from ..loading import INDEX, LoadPath, read_json, resolve_folder
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from ..tensors import check_embeddings, dense_floats, rescale_rows
-from .base import INDEX, FolderPipeline
+from .base import FolderPipeline
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 
 logger = logging.get_logger(__name__)
@@ -37,6 +37,8 @@ Span = tuple[int, float, float]  # item, start and end in seconds
 
 class AudioCaptionPipeline(FolderPipeline):
     """Audio captioning through CLAP, a link that closes its modality gap, and a language model (arXiv 2510.11330).
+
+    It shows no progress bar unless asked to: ``pipe.set_progress_bar_config(disable=False)``.
 
     Args:
         clap: frozen CLAP.
@@ -191,13 +193,11 @@ class AudioCaptionPipeline(FolderPipeline):
             "noise_timestep": noise_timestep,
             "add_noise": add_noise,
         }
-        check_modality(modality)
-        check_embeddings(embeds, self.clap.embedding_dim)
-        check_options(**options)
         check_noise_is_used(self.link, noise, add_noise)
         if self.link is None:
+            check_call(embeds, modality, self.clap.embedding_dim, **options)
             return embeds
-        return self.link.bridge(embeds.to(self._execution_device), modality, **options)
+        return self.link.bridge(dense_floats(embeds, "embeds").to(self._execution_device), modality, **options)
 
     def decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
         """Text-like embeddings → captions.
@@ -243,8 +243,8 @@ class AudioCaptionPipeline(FolderPipeline):
         """Caption one recording, or many.
 
         Args:
-            audio: whatever `load_audio` takes (path, bytes, array, {"array", "sampling_rate"} …), or a list or other
-                iterable of those, such as a column of `datasets` or of a data frame.
+            audio: whatever `load_audio` takes (path, bytes, array, (tensor, Hz), {"array", "sampling_rate"} …), or a
+                list or other iterable of those, such as a column of `datasets` or of a data frame.
             sampling_rate: Hz, of arrays that come without one, alone or in a list; in a list of encoded audio alone,
                 and beside a mapping that says another, it is refused.
             generator: noise of the link and randomness of sampling; without one the link's noise is fixed. Unused
@@ -268,9 +268,15 @@ class AudioCaptionPipeline(FolderPipeline):
             InputError: an option out of range, found before any recording is read where it can be.
 
         Example:
+            >>> import numpy as np
+            >>> from diffusion_link_hf import AudioCaptionPipeline
             >>> pipe = AudioCaptionPipeline.from_pretrained("tiny")
-            >>> pipe("dog.ogg").captions
-            ['A dog barks']
+            >>> noise = np.random.default_rng(0).normal(0, 0.05, 12 * 44_100)  # twelve seconds: two windows
+            >>> output = pipe(noise, 44_100, long_audio="average")
+            >>> isinstance(output.captions[0], str), output.errors
+            (True, [None])
+            >>> [(segment.start, segment.end) for segment in pipe((noise, 44_100)).segments[0]]
+            [(0.0, 10.0), (10.0, 12.0)]
         """
         generation = {
             "num_return_sequences": num_return_sequences,

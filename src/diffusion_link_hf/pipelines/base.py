@@ -11,10 +11,17 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from ..errors import InputError, ModelFolderError
-from ..loading import LoadPath, check_dtype, check_finite, read_json, refuse_pickles, resolve_folder
-
-PACKAGE = "diffusion_link_hf"
-INDEX = DiffusionPipeline.config_name  # model_index.json
+from ..loading import (
+    INDEX,
+    PACKAGE,
+    LoadPath,
+    check_dtype,
+    check_finite,
+    current_name,
+    read_json,
+    refuse_pickles,
+    resolve_folder,
+)
 
 
 def public_name(component: Any) -> list[str | None]:
@@ -31,11 +38,6 @@ def public_name(component: Any) -> list[str | None]:
     return [package if exported else module, name]
 
 
-def _cast(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """A copy in ``dtype``, by torch's own ``to``: that of `ModelMixin` warns of an empty list of exceptions."""
-    return torch.nn.Module.to(copy.deepcopy(model), dtype)
-
-
 class FolderPipeline(DiffusionPipeline):
     """A `DiffusionPipeline` that saves and loads our components by their public names, completely or not at all.
 
@@ -46,6 +48,10 @@ class FolderPipeline(DiffusionPipeline):
     _hub_components: ClassVar[tuple[str, ...]] = ()
     # Other pipelines whose folders hold all that this one needs.
     _also_reads: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self):
+        super().__init__()
+        self.set_progress_bar_config(disable=True)  # a library's calls are silent unless a bar is asked for
 
     def register_modules(self, **components) -> None:
         super().register_modules(**components)
@@ -184,7 +190,7 @@ class FolderPipeline(DiffusionPipeline):
     def _component_class(cls, folder: Path, name: str, entry: Any) -> type:
         if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
             raise ModelFolderError(folder / INDEX, f"has {name} = {entry!r}", "An entry is [library, class]")
-        library, class_name = entry
+        library, class_name = entry[0], current_name(entry[1])
         # Only what the user already imported may be used: loading a folder must never decide what code runs.
         module = {"diffusers": diffusers, PACKAGE: sys.modules[PACKAGE]}.get(library) or sys.modules.get(library)
         found = getattr(module, class_name, None) if module else None
@@ -244,7 +250,9 @@ class FolderPipeline(DiffusionPipeline):
             if name in self._hub_components:
                 component.save_pretrained(folder / name, include_base=include_base, dtype=dtype)
             elif isinstance(component, ModelMixin):
-                (_cast(component, dtype) if dtype else component).save_pretrained(folder / name)
+                # torch's own `to`, on a copy: that of `ModelMixin` warns of an empty list of exceptions.
+                cast = torch.nn.Module.to(copy.deepcopy(component), dtype) if dtype else component
+                cast.save_pretrained(folder / name)
             else:
                 component.save_pretrained(folder / name)
         # Last, so that a folder whose writing was interrupted is not taken for a whole one.

@@ -59,15 +59,20 @@ class DiffusionLinkPipeline(FolderPipeline):
 
         Raises:
             InputError: see `BridgeModel.bridge`; masked values; or ``noise`` though ``add_noise`` is False.
+
+        Example:
+            >>> import torch
+            >>> from diffusion_link_hf import DiffusionLinkPipeline
+            >>> pipe = DiffusionLinkPipeline.from_pretrained("tiny")
+            >>> text_like = pipe(torch.randn(4, 512), "audio").embeds
+            >>> text_like.shape, text_like.norm(dim=-1).mean().round(decimals=3).item()
+            (torch.Size([4, 512]), 1.0)
         """
         if output_type not in ("pt", "np"):
             raise InputError("output_type", f"is {output_type!r}", "Use 'pt' or 'np'")
-        if isinstance(embeds, np.ndarray):
-            embeds = dense_floats(embeds, "embeds")
-        self.link.check_embeds(embeds, modality)
         check_noise_is_used(self.link, noise, add_noise)
         result = self.link.bridge(
-            embeds.to(self._execution_device),
+            dense_floats(embeds, "embeds").to(self._execution_device),
             modality,
             scheduler=self.scheduler,
             generator=generator,

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ..analysis.captioning import CaptionResult, HeldOut
+from ..analysis.captioning import CaptionResult, FinishedRun, HeldOut
 from ..errors import DataError
-from ..experiments.caption_runs import FinishedRun
-from .gap import DIGITS, LEVEL, difference_cell, figure_of, intervals_line, table, with_interval
+from .markdown import LEVEL, difference_cell, figure, figure_of, intervals_line, table, with_interval
 from .published import TABLE_3, TABLE_3_OTHERS, TABLE_4, TABLE_4_OTHERS
 
-FORMAT = "diffusion-link captioning report 1"
-BASELINES = ("none", "ridge")
-PUBLISHED = {"zero-shot": (3, TABLE_3, TABLE_3_OTHERS), "supervised": (4, TABLE_4, TABLE_4_OTHERS)}
+FORMAT = "diffusion-link captioning report 2"
+REFERENCES = ("none", "ridge")  # what the others are compared with
+MODE_WORDS = {"zeroshot": "zero-shot", "supervised": "supervised"}
+PUBLISHED = {"zeroshot": (3, TABLE_3, TABLE_3_OTHERS), "supervised": (4, TABLE_4, TABLE_4_OTHERS)}
 PUBLISHED_SCORES = ("meteor", "cider_d", "spice", "spider")
 NAMES = {
     "meteor": "METEOR",
@@ -42,7 +42,7 @@ def captioning_document(
 ) -> dict[str, Any]:
     """Everything of a captioning report as plain numbers and strings, ready for JSON.
 
-    Scores are fractions. Figures are as in `report.gap_document`; those below ``corpus`` have no interval. All that
+    Scores are fractions. Figures are as in `gap_document`; those below ``corpus`` have no interval. All that
     differs between equal runs is below ``times``.
 
     Args:
@@ -104,7 +104,7 @@ def caption_eval_results(
 
     Args:
         document: from `captioning_document`, or read from ``results.json``.
-        mode: "zero-shot" or "supervised".
+        mode: "zeroshot" or "supervised".
         method: a name in it.
         dataset_type: id of the data set on the Hub; its name in the report by default.
 
@@ -155,7 +155,7 @@ def captioning_markdown(document: Mapping[str, Any]) -> str:
             "",
             *[part for mode, methods in modes.items() for part in _mode_section(mode, methods)],
             "## Differences\n",
-            "Of the same recordings and seeds, so these intervals are narrower than the tables' suggest. Bold: zero is "
+            "Of the same recordings and seeds, so these intervals are narrower than the tables suggest. Bold: zero is "
             "outside.\n",
             *[part for mode, methods in modes.items() for part in _difference_table(mode, methods)],
             *(_events_section(modes, events) if events else []),
@@ -164,7 +164,7 @@ def captioning_markdown(document: Mapping[str, Any]) -> str:
             table(
                 ["system", "training", "scores", "external"],
                 (
-                    [name, mode, _published(row), f"{row['external']:,}" if row["external"] else "none"]
+                    [name, MODE_WORDS[mode], _published(row), f"{row['external']:,}" if row["external"] else "none"]
                     for mode in modes
                     for name, row in PUBLISHED[mode][2].items()
                 ),
@@ -174,7 +174,11 @@ def captioning_markdown(document: Mapping[str, Any]) -> str:
             table(
                 ["training", "method", "fitting the bridge (s)", "training the decoder (s)", "captioning (s)"],
                 (
-                    [mode, method, *(_mean_seconds(seconds, stage) for stage in ("bridge", "decoder", "captions"))]
+                    [
+                        MODE_WORDS[mode],
+                        method,
+                        *(_mean_seconds(seconds, stage) for stage in ("bridge", "decoder", "captions")),
+                    ]
                     for mode, methods in document["times"].items()
                     for method, seconds in methods.items()
                 ),
@@ -185,7 +189,7 @@ def captioning_markdown(document: Mapping[str, Any]) -> str:
 
 def _baselines_of(method: str) -> Sequence[str]:
     """What a method is compared with; a baseline itself with those before it, so that no pair is there twice."""
-    return BASELINES[: BASELINES.index(method)] if method in BASELINES else BASELINES
+    return REFERENCES[: REFERENCES.index(method)] if method in REFERENCES else REFERENCES
 
 
 def _of(runs: Sequence[FinishedRun], mode: str, method: str) -> list[FinishedRun]:
@@ -193,10 +197,7 @@ def _of(runs: Sequence[FinishedRun], mode: str, method: str) -> list[FinishedRun
 
 
 def _corpus_figure(result: CaptionResult, name: str) -> dict[str, Any]:
-    by_seed = [run.corpus[name] for run in result.runs]
-    std = round(float(np.std(by_seed, ddof=1)), DIGITS) if len(by_seed) > 1 else None
-    value = round(float(np.mean(by_seed)), DIGITS)
-    return {"value": value, "low": None, "high": None, "by_seed": [round(one, DIGITS) for one in by_seed], "std": std}
+    return figure([run.corpus[name] for run in result.runs])
 
 
 def _example(runs: Sequence[FinishedRun], held_out: HeldOut, row: int) -> dict[str, Any]:
@@ -219,8 +220,8 @@ def _figure(method: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 def _mode_section(mode: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     number = PUBLISHED[mode][0]
-    learned = "text embeddings alone" if mode == "zero-shot" else "audio embeddings"
-    yield f"## {mode.capitalize()}: decoders trained on {learned} (the paper's Table {number})\n"
+    learned = "text embeddings alone" if mode == "zeroshot" else "audio embeddings"
+    yield f"## {MODE_WORDS[mode].capitalize()}: decoders trained on {learned} (the paper's Table {number})\n"
     yield (
         "`none` has no bridge: the paper's baseline. The paper's figures (METEOR · CIDEr-D · SPICE · SPIDEr) are of "
         "LAION-CLAP, LLaMA-2 7B and AudioCaps: other models and other data.\n"
@@ -248,7 +249,7 @@ def _difference_table(mode: str, methods: Mapping[str, Mapping[str, Any]]) -> It
         return
     names = [name for name in COMPARED if name in rows[0][2]]
     yield table(
-        [mode, "minus", *(NAMES.get(name, "event accuracy") for name in names)],
+        [MODE_WORDS[mode], "minus", *(NAMES.get(name, "event accuracy") for name in names)],
         ([name, other, *(difference_cell(figures[key], 100, 1) for key in names)] for name, other, figures in rows),
     )
 
@@ -262,7 +263,7 @@ def _events_section(modes: Mapping[str, Mapping[str, Any]], counts: Mapping[str,
         f"(n = {sum(counts.values())} recordings whose references name any).\n",
         *[
             table(
-                [mode, *header],
+                [MODE_WORDS[mode], *header],
                 ([name, *(_percent(method["figures"][key]) for key in kinds)] for name, method in methods.items()),
             )
             for mode, methods in modes.items()
@@ -276,12 +277,12 @@ def _examples_section(examples: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     for example in examples:
         yield f"{example['recording']}: “{example['references'][0]}”\n"
         for mode, captions in example["captions"].items():
-            yield from (f"- {mode}, {method}: {caption}" for method, caption in captions.items())
+            yield from (f"- {MODE_WORDS[mode]}, {method}: {caption}" for method, caption in captions.items())
         yield ""
 
 
 def _left_out_line(count: int) -> list[str]:
-    return [f"Left out were {count:,} recordings without references.\n"] if count else []
+    return [f"{count:,} recordings without references are left out.\n"] if count else []
 
 
 def _training_lines(training: Mapping[str, Any]) -> Iterable[str]:
@@ -308,7 +309,7 @@ def _winners(mode: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterable[st
     for key in names:
         best = max(methods, key=lambda name: methods[name]["figures"][key]["value"])
         yield (
-            f"{mode.capitalize()}, highest {NAMES.get(key, 'event accuracy')}: **{best}**, "
+            f"{MODE_WORDS[mode].capitalize()}, highest {NAMES.get(key, 'event accuracy')}: **{best}**, "
             f"{_percent(methods[best]['figures'][key])}."
         )
     for name, method in methods.items():
@@ -316,8 +317,8 @@ def _winners(mode: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterable[st
             won = [NAMES.get(key, "event accuracy") for key in names if figures[key]["low"] > 0]
             lost = [NAMES.get(key, "event accuracy") for key in names if figures[key]["high"] < 0]
             words = [f"above it in {', '.join(won)}" if won else "", f"below it in {', '.join(lost)}" if lost else ""]
-            said = " and ".join(filter(None, words)) or "not to be told from it"
-            yield f"{mode.capitalize()}, {name} against {other}: {said}."
+            said = " and ".join(filter(None, words)) or "no clear difference"
+            yield f"{MODE_WORDS[mode].capitalize()}, {name} against {other}: {said}."
 
 
 def _mean_seconds(seconds: Sequence[Mapping[str, float | None]], stage: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ..analysis.gap_measures import BASELINES
 from ..analysis.similarity import unit_rows
 from ..errors import InputError
 from .published import TABLE_2
@@ -170,42 +171,46 @@ def draw_heat_maps(
 
 
 def draw_timestep_curve(path: str | Path, document: Mapping[str, Any], figure_name: str = "matched_audio") -> None:
-    """A figure of a sweep by s*, a line for each method, number of steps and input noise, bands for the intervals.
+    """A figure of a gap report by s*: a line for each grid, number of steps and input noise, bands for the intervals.
 
     Args:
         path: of the SVG.
-        document: from `sweep_report.sweep_document`.
-        figure_name: one of `sweep_report.FIGURES`. The paper's Table 2 and baselines stand beside "matched_audio".
+        document: from `gap_document`, with a grid.
+        figure_name: a key of its figures. Baselines stand beside it, and the paper's Table 2 beside "matched_audio" of
+            a report from audio to text.
 
     Raises:
         InputError: matplotlib is not installed.
     """
     figure, rc = _figure(7, 4.4)
+    methods, (source, target) = document["methods"], document["names"]
     with rc:
         axes = figure.add_subplot()
         lines: dict[str, list[Mapping[str, Any]]] = {}
-        for point in document["points"]:
-            noise = "" if point["noised"] else ", not noised"
-            lines.setdefault(f"{point['method']}, {point['steps']} steps{noise}", []).append(point)
+        for point in document["grid"]:
+            noise = "" if point["add_noise"] else ", not noised"
+            lines.setdefault(f"{point['variant']}, {point['num_inference_steps']} steps{noise}", []).append(point)
         for index, (label, points) in enumerate(lines.items()):
-            color, x = LINES[index % len(LINES)], [point["timestep"] for point in points]
+            color, x = LINES[index % len(LINES)], [point["noise_timestep"] for point in points]
             value, low, high = (
-                [point["figures"][figure_name][key] for point in points] for key in ("value", "low", "high")
+                [methods[point["row"]]["figures"][figure_name][key] for point in points]
+                for key in ("value", "low", "high")
             )
             marker = "os^vDPX"[index % 7]
             axes.plot(x, value, color=color, marker=marker, markersize=4, label=label)
             axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
-        right = max(point["timestep"] for point in document["points"])
-        for name, row in document["baselines"].items():
-            value = row["figures"][figure_name]["value"]
-            axes.axhline(value, color=INK, linewidth=0.8, linestyle="--")
-            axes.annotate(name, (right, value), xytext=(3, 2), textcoords="offset points", fontsize=8, color=INK)
-        if figure_name == "matched_audio":
+        right = max(point["noise_timestep"] for point in document["grid"])
+        for name in BASELINES:
+            if name in methods:
+                value = methods[name]["figures"][figure_name]["value"]
+                axes.axhline(value, color=INK, linewidth=0.8, linestyle="--")
+                axes.annotate(name, (right, value), xytext=(3, 2), textcoords="offset points", fontsize=8, color=INK)
+        if figure_name == "matched_audio" and (source, target) == ("audio", "text"):
             axes.plot(
                 list(TABLE_2), list(TABLE_2.values()), color=INK, linestyle=":", marker="x", label="paper, AudioCaps"
             )
         axes.set_xlabel("s*")
-        axes.set_ylabel(figure_name.replace("_", " "))
+        axes.set_ylabel("matched cosine" if figure_name == "matched_audio" else f"recall@1, {source} → {target}")
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
         _save(figure, path)
 

@@ -1,39 +1,31 @@
 """The gap report: report.md for people, results.json for machines and for the Hub's `EvalResult`."""
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import EvalResult
 
-from ..analysis.bootstrap import Estimate
-from ..analysis.evaluation import EvaluationSettings, MethodResult
+from ..analysis.gap_measures import BASELINES, GapSettings, MethodResult
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import DataError
-from .published import TABLE_1, TABLE_1_NAMES
+from .markdown import LEVEL, difference_cell, figure, figure_of, intervals_line, table, times_section, with_interval
+from .published import TABLE_1, TABLE_1_NAMES, TABLE_2
 
 FORMAT = "diffusion-link gap report 1"
-LEVEL = 0.95
-DIGITS = 6  # of stored figures: what is beyond float32's resolution differs from machine to machine
-# What a bridge has to beat, those of them that were measured.
-BASELINES = ("identity", "centering", "ridge", "procrustes", "mlp")
+# What source and target are called where nothing else is said; the paper's own direction.
+AUDIO_TO_TEXT = ("audio", "text")
 COMPARED = ("matched_audio", "source_to_target_r1", "target_to_source_r1")
-COSINES = {
-    "matched_audio": "audio, matched",
-    "matched_text": "text, matched",
-    "unmatched_audio": "audio, not matched",
-    "unmatched_text": "text, not matched",
-}
-GEOMETRY = {
-    "centroid_distance": "centroid distance",
-    "linear_separability": "linear separability",
-    "effective_dimension": "effective dimension",
-    "text_effective_dimension": "… of the real text",
-    "kl_divergence": "KL (nats)",
-}
+# In these keys "audio" is the side that a bridge comes from and "text" the one that it leads to, whatever their names.
+COSINES = ("matched_audio", "matched_text", "unmatched_audio", "unmatched_text")
+GRID_FIGURES = ("matched_audio", "matched_text", "unmatched_audio", "source_to_target_r1", "target_to_source_r1")
+GEOMETRY = (
+    "centroid_distance",
+    "linear_separability",
+    "effective_dimension",
+    "text_effective_dimension",
+    "kl_divergence",
+)
 
 
 def describe_data(
@@ -60,26 +52,32 @@ def gap_document(
     results: Sequence[MethodResult],
     data: Mapping[str, Any],
     training: Mapping[str, Any],
-    settings: EvaluationSettings,
+    settings: GapSettings,
     title: str = "Modality gap",
     references: Sequence[str] = (),
+    names: tuple[str, str] = AUDIO_TO_TEXT,
+    grid: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Everything of a gap report as plain numbers and strings, ready for JSON.
 
     Figures are ``{"value", "low", "high", "by_seed", "std"}``: mean over seeds, its bootstrap interval over recordings
-    (geometry has none), the single seeds, and their standard deviation. An infinite KL divergence is null. All that
-    differs between equal runs is below ``times``.
+    (geometry has none), the single seeds, and their standard deviation. An infinite KL divergence is null. In their
+    names, "audio" stands for the source and "text" for the target, whatever ``names`` says. All that differs between
+    equal runs is below ``times``.
 
     Args:
         training: what trained methods share.
         references: methods to compare the others with, beside the `BASELINES`.
+        names: of source and target. The paper's figures are from audio to text, and in no other document.
+        grid: points of grids: ``row``, a method of ``results``; ``variant`` and ``method`` of the bridge; and its
+            ``noise_timestep``, ``num_inference_steps`` and ``add_noise``.
     """
     by_name = {result.method: result for result in results}
     methods = {}
     for result in results:
         first, measured = result.runs[0]
-        figures = {name: _figure(result.by_seed(name), result.estimate(name)) for name in measured.estimates}
-        figures |= {name: _figure(result.by_seed(name)) for name in measured.geometry}
+        figures = {name: figure_of(result, name) for name in measured.estimates}
+        figures |= {name: figure(result.by_seed(name)) for name in measured.geometry}
         methods[result.method] = {
             "class": type(first.bridge).__name__,
             "seeds": [fitted.seed for fitted, _ in result.runs],
@@ -88,15 +86,16 @@ def gap_document(
             "differs_in": {**first.recipe, **first.options},
             "figures": figures,
             "minus": {
-                other: {name: _figure(None, result.estimate(name) - by_name[other].estimate(name)) for name in COMPARED}
+                other: {name: figure(None, result.estimate(name) - by_name[other].estimate(name)) for name in COMPARED}
                 for other in (*BASELINES, *references)
                 if other in by_name and other != result.method
             },
-            "paper": dict(TABLE_1.get(result.method, {})),
+            "paper": dict(TABLE_1.get(result.method, {})) if tuple(names) == AUDIO_TO_TEXT else {},
         }
     return {
         "format": FORMAT,
         "title": title,
+        "names": list(names),
         "data": dict(data),
         "training": dict(training),
         "settings": {
@@ -104,6 +103,7 @@ def gap_document(
             **{name: getattr(settings, name) for name in ("resamples", "seed", "kl_components")},
         },
         "methods": methods,
+        "grid": [dict(point) for point in grid],
         "times": {
             result.method: {
                 "fit_seconds": [fitted.seconds for fitted, _ in result.runs],
@@ -112,15 +112,6 @@ def gap_document(
             for result in results
         },
     }
-
-
-def write_document(document: Mapping[str, Any], markdown: str, folder: str | Path) -> None:
-    """Write ``results.json`` and ``report.md``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
 
 
 def eval_results(document: Mapping[str, Any], method: str, dataset_type: str | None = None) -> list[EvalResult]:
@@ -146,7 +137,7 @@ def eval_results(document: Mapping[str, Any], method: str, dataset_type: str | N
             dataset_name=data["name"],
             dataset_split="held out",
             metric_type=name,
-            metric_name=name.replace("_", " "),
+            metric_name=_words(name, *document["names"]),
             metric_value=figure["value"],
         )
         for name, figure in document["methods"][method]["figures"].items()
@@ -160,50 +151,50 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
     Args:
         pictures: file names beside the report, shown at its end.
     """
-    methods, data, settings = document["methods"], document["data"], document["settings"]
-    seeds = sorted({seed for method in methods.values() for seed in method["seeds"]})
+    data, settings = document["data"], document["settings"]
+    points = {point["row"] for point in document["grid"]}
+    methods = {name: method for name, method in document["methods"].items() if name not in points}
+    source, target = document["names"]
+    items = "recordings" if _is_audio(document) else "items"
+    seeds = sorted({seed for method in document["methods"].values() for seed in method["seeds"]})
+    forward, backward = f"{source} → {target}", f"{target} → {source}"
     parts = [
         f"# {document['title']}\n",
-        f"{data['held_out_rows']:,} held-out rows of {data['held_out_recordings']:,} recordings from {data['name']} "
+        f"{data['held_out_rows']:,} held-out rows of {data['held_out_recordings']:,} {items} from {data['name']} "
         f"(width {data['embedding_dim']}, {data['fingerprint']}); fitted on {data['train_rows']:,} rows of "
-        f"{data['train_recordings']:,} other recordings. Seeds: {', '.join(map(str, seeds))}. "
-        f"{intervals_line(settings)} “Audio” is the side that a bridge comes from, “text” the one that it leads to.\n",
+        f"{data['train_recordings']:,} other {items}. Seeds: {', '.join(map(str, seeds))}. "
+        f"{intervals_line(settings, items)} Bridges lead from {source} to {target}.\n",
         *_training_line(document["training"]),
         *left_out_section(data.get("left_out", ())),
         "## Who wins\n",
-        *[f"- {line}" for line in _winners(methods)],
+        *[f"- {line}" for line in _winners(document, methods)],
         "",
-        "## Cosine with the real text (the paper's Table 1)\n",
-        "The paper's figures are of LAION-CLAP on AudioCaps: another encoder and other data. `identity` (raw) and "
-        "`memory` stay in the encoder's own space, the others are centered: compare levels within one space only; "
-        "not-matched cosines near zero are the work of centering alone.\n",
-        table(
-            ["method", *COSINES.values(), "the paper's, in this order"],
-            ([name, *_cells(method, COSINES), _paper_cell(name)] for name, method in methods.items()),
-        ),
+        *_cosine_section(document, methods),
         "## Retrieval\n",
-        "Share of held-out items whose partner is among the first k: a higher cosine is not more information. "
+        "Share of held-out items whose partner is among the first k. A higher cosine does not mean more information. "
         "`identity` is the state before bridging. Ties count as they would fall by chance.\n",
         *[
             table(
                 [f"method, {words}", *(f"R@{k}" for k in (1, 5, 10))],
                 ([name, *_cells(method, [f"{way}_r{k}" for k in (1, 5, 10)])] for name, method in methods.items()),
             )
-            for way, words in (("source_to_target", "audio → text"), ("target_to_source", "text → audio"))
+            for way, words in (("source_to_target", forward), ("target_to_source", backward))
         ],
+        *_grid_section(document),
         "## Differences from the baselines\n",
-        "Of the same recordings, so these intervals are narrower than the tables' suggest. Bold: zero is outside.\n",
+        f"Of the same {items}, so these intervals are narrower than the tables suggest. Bold: zero is outside.\n",
         table(
-            ["method", "minus", "matched cosine", "R@1 audio → text", "R@1 text → audio"],
+            ["method", "minus", "matched cosine", f"R@1 {forward}", f"R@1 {backward}"],
             (
                 [name, other, *(difference_cell(figures[key]) for key in COMPARED)]
                 for name, method in methods.items()
                 for other, figures in method["minus"].items()
             ),
         ),
-        *_geometry_section(methods, settings),
+        *_geometry_section(document, methods),
         "## Cost\n",
-        "Methods have equal budgets: steps, batch size, learning rate, data; but for what the last column says.\n",
+        "All trained methods have equal budgets (steps, batch size, learning rate, data), except where the last column "
+        "says otherwise.\n",
         table(
             ["method", "class", "parameters", "steps", "differs in"],
             (
@@ -217,20 +208,6 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
     return "\n".join(parts)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others are centered."""
-    lines = [header, ["---", *[":---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def intervals_line(settings: Mapping[str, Any]) -> str:
-    """What brackets and ± mean."""
-    return (
-        f"Brackets: {settings['level']:.0%} intervals of the mean over seeds, by {settings['resamples']:,} bootstrap "
-        "resamples of recordings; ±: standard deviation over seeds."
-    )
-
-
 def left_out_section(failures: Sequence[Mapping[str, str]]) -> list[str]:
     """The recordings that could not be embedded, each with its reason."""
     if not failures:
@@ -239,49 +216,15 @@ def left_out_section(failures: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"{len(failures):,} recordings are left out, with their captions:\n", table(["recording", "why"], rows)]
 
 
-def times_section(times: Mapping[str, Mapping[str, Sequence[float | None]]]) -> str:
-    """The last section of a report: the only one that differs between equal runs."""
-
-    def mean(seconds: Sequence[float | None], digits: int) -> str:
-        return "–" if None in seconds else f"{np.mean(seconds):.{digits}f}"
-
-    return "## Times\n\n" + table(
-        ["method", "fitting (s)", "bridging 1,000 rows (s)"],
-        ([name, mean(of["fit_seconds"], 1), mean(of["bridge_seconds_per_1000_rows"], 3)] for name, of in times.items()),
-    )
+def _is_audio(document: Mapping[str, Any]) -> bool:
+    """Whether the paper's figures belong beside these: from audio to text."""
+    return tuple(document["names"]) == AUDIO_TO_TEXT
 
 
-def with_interval(figure: Mapping[str, Any], digits: int = 3) -> str:
-    """“0.688 [0.680, 0.696] ±0.002”, as far as there are intervals and several seeds; “∞” for null."""
-    if figure["value"] is None:
-        return "∞"
-    text = f"{figure['value']:.{digits}f}"
-    if figure["low"] is not None:
-        text += f" [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-    if len(figure["by_seed"]) > 1 and figure["std"] is not None:
-        text += f" ±{figure['std']:.{digits}f}"
-    return text
-
-
-def figure_of(result: MethodResult, name: str) -> dict[str, Any]:
-    """A figure of a method as documents hold it; see `gap_document`."""
-    return _figure(result.by_seed(name), result.estimate(name))
-
-
-def _figure(by_seed: Sequence[float] | None, estimate: Estimate | None = None) -> dict[str, Any]:
-    low, high = estimate.interval(LEVEL) if estimate else (None, None)
-    value = estimate.value if estimate else float(np.mean(by_seed))
-    rounded = {"value": _rounded(value), "low": _rounded(low), "high": _rounded(high)}
-    if by_seed is None:
-        return rounded
-    std = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 and np.isfinite(by_seed).all() else None
-    return {**rounded, "by_seed": [_rounded(one) for one in by_seed], "std": _rounded(std)}
-
-
-def _rounded(value: float | None) -> float | None:
-    if value is None or not math.isfinite(value):
-        return None
-    return round(value, DIGITS) + 0.0  # no negative zero
+def _words(key: str, source: str, target: str) -> str:
+    """A figure's key as words, with the sides by their names."""
+    names = {"audio": source, "text": target, "source": source, "target": target}
+    return " ".join(names.get(part, part) for part in key.split("_"))
 
 
 def _training_line(training: Mapping[str, Any]) -> list[str]:
@@ -290,17 +233,18 @@ def _training_line(training: Mapping[str, Any]) -> list[str]:
     return ["Training: " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in training.items()) + ".\n"]
 
 
-def _winners(methods: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+def _winners(document: Mapping[str, Any], plain: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     """Plain sentences: the best of each figure, and what beats every baseline outside of the intervals."""
+    methods, (source, target) = document["methods"], document["names"]
     words = {
-        "matched_audio": "matched cosine, audio-driven",
-        "source_to_target_r1": "recall@1, audio → text",
-        "target_to_source_r1": "recall@1, text → audio",
+        "matched_audio": f"matched cosine, from {source}",
+        "source_to_target_r1": f"recall@1, {source} → {target}",
+        "target_to_source_r1": f"recall@1, {target} → {source}",
     }
     for key, what in words.items():
         best = max(methods, key=lambda name: methods[name]["figures"][key]["value"])
         yield f"Highest {what}: **{best}**, {with_interval(methods[best]['figures'][key])}."
-    for name, method in methods.items():
+    for name, method in plain.items():
         if name in BASELINES:
             continue
         won = [
@@ -316,38 +260,72 @@ def _cells(method: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [with_interval(method["figures"][name]) for name in names]
 
 
-def _paper_cell(name: str) -> str:
+def _cosine_section(document: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    source, target = document["names"]
+    header = [f"{source}, matched", f"{target}, matched", f"{source}, not matched", f"{target}, not matched"]
+    spaces = (
+        "`identity` (raw) and `memory` stay in the encoder's own space, the others are centered: compare levels within "
+        "one space only. Not-matched cosines near zero come from centering alone.\n"
+    )
+    if not _is_audio(document):
+        rows = ([name, *_cells(method, COSINES)] for name, method in methods.items())
+        return [f"## Cosine with the real {target}\n", spaces, table(["method", *header], rows)]
+    rows = ([name, *_cells(method, COSINES), _table_1_cell(name)] for name, method in methods.items())
+    return [
+        "## Cosine with the real text (the paper's Table 1)\n",
+        f"The paper's figures are of LAION-CLAP on AudioCaps: another encoder and other data. {spaces}",
+        table(["method", *header, "the paper's, in this order"], rows),
+    ]
+
+
+def _table_1_cell(name: str) -> str:
     if name not in TABLE_1:
         return "–"
     return f"{TABLE_1_NAMES[name]}: " + " · ".join(f"{TABLE_1[name][key]:.3f}" for key in COSINES)
 
 
-def difference_cell(figure: Mapping[str, Any], factor: int = 1, digits: int = 3) -> str:
-    """A difference, ``factor`` times, with its interval; bold where that leaves out zero."""
-    value, low, high = (f"{factor * figure[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    text = f"{value} [{low}, {high}]"
-    return f"**{text}**" if figure["low"] > 0 or figure["high"] < 0 else text
+def _grid_section(document: Mapping[str, Any]) -> list[str]:
+    """Similarity and recall by s*, number of steps and input noise, where a variant has a grid."""
+    if not document["grid"]:
+        return []
+    source, target = document["names"]
+    header = ["variant", "s*", "steps", "noised", f"matched, {source}", f"matched, {target}", "not matched"]
+    header += [f"R@1 {source} → {target}", f"R@1 {target} → {source}"]
+    rows = []
+    for point in document["grid"]:
+        cells = [point["variant"], str(point["noise_timestep"]), str(point["num_inference_steps"])]
+        cells += ["yes" if point["add_noise"] else "no", *_cells(document["methods"][point["row"]], GRID_FIGURES)]
+        rows.append([*cells, _table_2_cell(point)] if _is_audio(document) else cells)
+    if not _is_audio(document):
+        return ["## Starting timestep\n", table(header, rows)]
+    return [
+        "## Starting timestep (the paper's Table 2)\n",
+        "The paper's figures are of LAION-CLAP on AudioCaps, noised, in five steps.\n",
+        table([*header, "the paper's"], rows),
+    ]
 
 
-def _geometry_section(methods: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+def _table_2_cell(point: Mapping[str, Any]) -> str:
+    same = point["method"] == "diffusion-link" and point["add_noise"] and point["num_inference_steps"] == 5
+    return f"{TABLE_2[point['noise_timestep']]:.3f}" if same and point["noise_timestep"] in TABLE_2 else "–"
+
+
+def _geometry_section(document: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not all("kl_divergence" in method["figures"] for method in methods.values()):
         return []
+    source, target = document["names"]
+    header = ["centroid distance", "linear separability", "effective dimension", f"… of the real {target}", "KL (nats)"]
+    rows = []
+    for name, method in methods.items():
+        digits = {key: 1 if "dimension" in key else 3 for key in GEOMETRY}
+        rows.append([name, *(with_interval(method["figures"][key], digits[key]) for key in GEOMETRY)])
     return [
-        "## Geometry of bridged audio against real text\n",
-        "Centroid distance 0–2. Linear separability: balanced accuracy on unseen recordings, 0.5 if a linear rule "
-        "cannot tell them apart. Effective dimension: participation ratio of the covariance. "
-        f"KL(bridged ‖ real): of Gaussians in at most {settings['kl_components']} principal axes of the training text, "
+        f"## Geometry of bridged {source} against real {target}\n",
+        "Centroid distance 0–2. Linear separability: balanced accuracy on unseen items, 0.5 if a linear rule "
+        "cannot tell them apart. Effective dimension: participation ratio of the covariance. KL(bridged ‖ real): of "
+        f"Gaussians in at most {document['settings']['kl_components']} principal axes of the training {target}, "
         "corrected for finite samples; “∞” where a bridge fills fewer.\n",
-        table(
-            ["method", *GEOMETRY.values()],
-            (
-                [
-                    name,
-                    *(with_interval(method["figures"][key], digits=1 if "dimension" in key else 3) for key in GEOMETRY),
-                ]
-                for name, method in methods.items()
-            ),
-        ),
+        table(["method", *header], rows),
     ]
 
 

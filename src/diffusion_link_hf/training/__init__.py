@@ -1,1 +1,1 @@
-"""Training of bridges, the link among them, and of the decoder on Accelerate."""
+"""Training of bridges and of the decoder, on Accelerate."""

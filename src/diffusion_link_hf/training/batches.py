@@ -2,7 +2,7 @@
 
 import torch
 
-from .bridge_losses import Share
+from ..bridges.losses import Share
 
 
 class CaptionBatches:

@@ -6,7 +6,7 @@ from torch import nn
 from ..errors import RecipeError
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
-from .sharding import like, reshard, whole
+from .sharding import reshard, shard_like, whole_tensors
 
 
 class CaptionModel(nn.Module):
@@ -44,7 +44,7 @@ class CaptionModel(nn.Module):
     def trained_state(self) -> dict[str, torch.Tensor]:
         """A copy of them on the CPU, whole; with FSDP all processes have to ask for it."""
         reshard(self)
-        return {name: whole(weight.detach()).to("cpu", copy=True) for name, weight in self.trained().items()}
+        return {name: whole_tensors(weight.detach()).to("cpu", copy=True) for name, weight in self.trained().items()}
 
     @torch.no_grad()
     def load_trained_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -56,4 +56,4 @@ class CaptionModel(nn.Module):
                 "checkpoint", "trains other weights than this recipe", "Use another output, or remove its checkpoints"
             )
         for name, parameter in own.items():
-            parameter.copy_(like(state[name], parameter))
+            parameter.copy_(shard_like(state[name], parameter))

@@ -1,19 +1,21 @@
-"""Checkpoints: written aside, synced and renamed, so that a kill at any moment leaves a whole one."""
+"""Checkpoints: written whole or not at all, so that a kill at any moment leaves a whole one."""
 
 import hashlib
 import json
-import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import DataError, RecipeError
-from ..files import sync, sync_folder
+from ..files import whole_folder
 
 STATE, IDENTITY = "state.pt", "identity.json"
+# Parts of a state that had another name in an earlier version.
+_RENAMED = {"optimiser": "optimizer", "decay": "schedule", "value": "score"}
 # What may change between an interrupted run and its continuation. Of folders the content counts, not the path.
 _FREE_FIELDS = {
     "resume",
@@ -31,12 +33,16 @@ _FREE_FIELDS = {
 }
 
 
-def identity(recipe: dict[str, Any], **contents: str | None) -> dict[str, Any]:
-    """What a checkpoint belongs to: its recipe, less the fields that do not touch the weights, and what it reads.
+def run_identity(recipe: dict[str, Any], **contents: str | None) -> dict[str, Any]:
+    """What a checkpoint belongs to: its recipe without the fields that do not touch the weights, and what it reads.
 
     Args:
         contents: fingerprints, such as ``data=cache.fingerprint`` or ``link=folder_fingerprint(…)``; None for what the
             recipe does without.
+
+    Example:
+        >>> run_identity({"learning_rate": 0.1, "output": "runs/a"}, data="f00d")
+        {'recipe': {'learning_rate': 0.1}, 'data': 'f00d'}
     """
     chooses = recipe.get("keep") == "best" or recipe.get("patience")  # then the validations touch the result
     free = _FREE_FIELDS - {"validate_every"} if chooses else _FREE_FIELDS
@@ -54,32 +60,23 @@ def folder_fingerprint(*folders: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_checkpoint(root: Path, step: int, state: dict[str, Any], who: dict[str, Any], keep: int) -> Path:
-    """Write ``root/step-XXXXXXXX`` atomically and remove all but the newest ``keep``.
+def save_checkpoint(root: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int) -> Path:
+    """Write ``root/step-XXXXXXXX`` whole or not at all, and remove all but the newest ``keep``.
 
     Raises:
         DataError: it cannot be written; the previous checkpoint is untouched.
     """
-    final, temporary = root / f"step-{step:08d}", root / f".writing-{step:08d}"
+    final = root / f"step-{step:08d}"
     try:
         for torn in root.glob(".writing-*"):  # what an earlier run was killed in
             shutil.rmtree(torn)
-        temporary.mkdir(parents=True)
-        with open(temporary / STATE, "wb") as file:
-            torch.save(state, file)
-            sync(file)
-        with open(temporary / IDENTITY, "w", encoding="utf-8") as file:
-            json.dump({**who, "step": step}, file)
-            sync(file)
-        sync_folder(temporary)
+        with whole_folder(final) as folder:
+            torch.save(state, folder / STATE)
+            (folder / IDENTITY).write_text(json.dumps({**identity, "step": step}), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
-        shutil.rmtree(temporary, ignore_errors=True)
         raise DataError(
             final, f"cannot be written ({error})", "Free some space; the previous checkpoint is untouched"
         ) from error
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    sync_folder(root)
     for old in _checkpoints(root)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -91,17 +88,31 @@ def start_anew(root: Path) -> None:
         shutil.rmtree(old)
 
 
-def saved_state(root: Path, who: dict[str, Any], resume: bool, is_main: bool) -> tuple[int, dict[str, Any]] | None:
+def saved_state(
+    root: Path,
+    identity: dict[str, Any],
+    resume: bool,
+    is_main: bool,
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> tuple[int, dict[str, Any]] | None:
     """What a run begins from: that of `load_checkpoint`, or None, after `start_anew`, for one that is not to resume."""
     if resume:
-        return load_checkpoint(root, who)
+        return load_checkpoint(root, identity, translate)
     if is_main:
         start_anew(root)
     return None
 
 
-def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+def load_checkpoint(
+    root: Path,
+    identity: dict[str, Any],
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> tuple[int, dict[str, Any]] | None:
     """(step, state) of the newest checkpoint in ``root``, or None where there is none.
+
+    Args:
+        identity: what the checkpoint has to belong to; see `run_identity`.
+        translate: turns the recipe that the checkpoint belongs to into today's fields.
 
     Raises:
         RecipeError: it belongs to another recipe, other data, or other models; the message names what differs.
@@ -118,15 +129,19 @@ def load_checkpoint(root: Path, who: dict[str, Any]) -> tuple[int, dict[str, Any
             raise TypeError(f"{IDENTITY} has a wrong form")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(newest, f"is damaged ({error!r})", remedy) from error
-    for part in who:
-        if differs := difference(saved.get(part), who[part]):
+    if translate is not None:
+        saved["recipe"] = translate(saved["recipe"])
+    for part in identity:
+        if differs := difference(saved.get(part), identity[part]):
             raise RecipeError(
                 newest, f"was made with another {part} ({differs})", "Use another output, or remove its checkpoints"
             )
     try:
-        return saved["step"], torch.load(newest / STATE, map_location="cpu", weights_only=True)
+        state = torch.load(newest / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises whatever the torn bytes make it stumble over
         raise DataError(newest / STATE, f"is damaged ({error})", remedy) from error
+    state = _rename(state)
+    return saved["step"], state | {"best": _rename(state.get("best", {})), "misses": state.get("misses", 0)}
 
 
 def check_best(best: dict[str, Any], metric: str) -> None:
@@ -146,3 +161,7 @@ def difference(saved: Any, now: Any, name: str = "") -> str:
         parts = (difference(saved.get(key), now.get(key), f"{name}.{key}") for key in sorted({*saved, *now}))
         return "; ".join(part for part in parts if part)
     return "" if saved == now else f"{name.lstrip('.')} {saved}, now {now}".strip()
+
+
+def _rename(state: dict[str, Any]) -> dict[str, Any]:
+    return {_RENAMED.get(name, name): part for name, part in state.items()}

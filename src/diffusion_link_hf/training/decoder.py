@@ -1,8 +1,8 @@
-"""Trains projector and decoder through a frozen link: captions from text embeddings, or from audio."""
+"""Trains projector and decoder through a frozen bridge: captions from text embeddings, or from audio."""
 
 import json
 import math
-from contextlib import nullcontext
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from tqdm import tqdm
+from torch import nn
 
+from ..bridges.losses import Share
 from ..embeddings.cache import EmbeddingCache
-from ..errors import DataError, RecipeError
+from ..errors import DataError
 from ..pipelines.audio_caption import AudioCaptionPipeline
+from .arguments import DecoderTrainingArguments
 from .batches import CaptionBatches
-from .bridge_losses import Share
 from .caption_model import CaptionModel
-from .checkpoints import check_best, identity, save_checkpoint, saved_state
-from .dropout import seed_dropout
+from .checkpoints import run_identity
+from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
 from .parts import DecoderParts, build_parts
 from .preparation import make_accelerator
-from .recipe_record import write_recipe
-from .recipes import DecoderTrainingArguments
-from .schedules import warmup_cosine
-from .sharding import check_launch, gather_in_place, keep_in_step, load_optimizer_state, whole
+from .recipes import translate_recipe, write_recipe
+from .sharding import check_launch, gather_in_place, prepare_generation
 from .trackers import flat_figures, log_captions, start_tracker
 from .validation import CaptionValidation, check_validation, embeds_of, trainable_rows
 
@@ -33,24 +32,24 @@ TOKENIZED_AT_ONCE = 1024
 
 
 def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
-    """Run the decoder stage.
+    """Run the decoder stage of a recipe: train projector and decoder through a frozen bridge.
 
-    Writes ``projector/``, ``decoder/``, ``metrics.json`` and ``recipe.yaml`` into the output folder; with ``clap`` in
-    the recipe it is a complete pipeline folder. Data order and noise are functions of (seed, step); checkpoints resume
-    exactly, and the number of processes changes the result by rounding alone (and by dropout). FSDP spreads the
-    weights over them; checkpoints and results are whole, so that a run may go on without it, or with it.
+    Writes ``projector/``, ``decoder/``, ``metrics.json`` and ``recipe.yaml`` into the output folder. With ``clap`` in
+    the recipe, the folder is a complete pipeline. Data order and noise depend on (seed, step) alone. Checkpoints resume
+    exactly, and the number of processes changes the result only by rounding (and by dropout). FSDP spreads the weights
+    over the processes. Checkpoints and results are whole, so a run may continue with FSDP or without it.
 
-    Everything that could keep the result from being written is checked before the first step.
+    Everything that could keep the result from being saved is checked before the first step.
 
     Args:
         progress: whether to show a progress bar.
 
     Returns:
-        What metrics.json holds: ``loss`` (per caption token) and ``perplexity`` of the validation captions, ``cider_d``
-        where the recipe asks for it, and ``padding_share``, the part of all positions that is padding.
+        What metrics.json holds: ``loss`` per caption token and ``perplexity`` of the validation captions, ``cider_d``
+        where the recipe asks for it, and ``padding_share``, the share of all positions that is padding.
 
     Raises:
-        RecipeError: see `build_parts`, and a checkpoint of another recipe, link, base model or CLAP.
+        RecipeError: see `build_parts`; also a checkpoint of another recipe, link, base model or CLAP.
         DataError: a cache that cannot be read, has no audio for the supervised mode, or is of another CLAP; a damaged
             checkpoint.
         ModelFolderError, HubAccessError: a model that cannot be loaded.
@@ -63,187 +62,127 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     train, validation = cache.split(args.validation_fraction, args.seed)
     if not len(trainable_rows(train, args.mode)):
         raise DataError(
-            args.cache, "has no audio embeddings to train on", "Use mode: text_only, or a cache with more audio"
+            args.cache, "has no audio embeddings to train on", "Use mode: zeroshot, or a cache with more audio"
         )
     check_validation(validation, args)
     parts = build_parts(args, cache)
     if parts.link is not None:
         parts.link.to(accelerator.device)
-    judge = CaptionValidation(validation, args, parts.link, parts.scheduler, accelerator)
-    run = DecoderOptimization(train, parts, args, accelerator, judge)
+    captions = CaptionValidation(validation, args, parts.link, parts.scheduler, accelerator)
+    run = DecoderRun(args, accelerator, train, parts, captions)
     start_tracker(accelerator, args)
-    step = optimize(run, identity(asdict(args), data=cache.fingerprint, **parts.fingerprints), progress)
+    padding_share = run.batches.padding_share(run.micro_batches)
+    accelerator.log({"train/padding_share": padding_share}, 0)
+    identity = run_identity(asdict(args), data=cache.fingerprint, **parts.fingerprints)
+    step = optimize(run, identity, progress, translate_recipe)
     run.model.eval()
-    figures = judge.measure(run.model)
-    written = {
+    figures = captions.measure(run.model)
+    metrics = {
         "steps": step,
         "clap": cache.manifest.get("clap"),
         "processes": accelerator.num_processes,
-        "padding_share": round(run.batches.padding_share(run.shares), 4),
+        "padding_share": round(padding_share, 4),
         **figures,
     }
-    accelerator.log({f"result/{name}": value for name, value in flat_figures(written).items()}, run.step)
+    accelerator.log({f"result/{name}": value for name, value in flat_figures(metrics).items()}, run.step)
     gather_in_place(run.model, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         _write(args, output, run.model, parts)
-        (output / "metrics.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         write_recipe(args, output, data=cache.fingerprint, **parts.fingerprints)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return written
+    return metrics
 
 
-class DecoderOptimization:
-    """What a run consists of, and its steps.
+class DecoderRun(TrainingRun):
+    """The training of projector and decoder with AdamW.
 
     Args:
         train: the training part of the cache.
         parts: see `build_parts`.
-        judge: of the validation part.
+        captions: figures of the validation part.
     """
 
     def __init__(
         self,
-        train: EmbeddingCache,
-        parts: DecoderParts,
         args: DecoderTrainingArguments,
         accelerator: Accelerator,
-        judge: CaptionValidation,
+        train: EmbeddingCache,
+        parts: DecoderParts,
+        captions: CaptionValidation,
     ):
-        self.train, self.parts, self.args, self.accelerator, self.judge = train, parts, args, accelerator, judge
-        self.model = CaptionModel(parts.projector, parts.decoder)
+        self.train, self.parts, self.captions = train, parts, captions
+        self.score_name = args.validate_metric
         self.rows = trainable_rows(train, args.mode)
         lengths = token_counts(parts.decoder, [train.captions[i] for i in self.rows.tolist()])
         self.batches = CaptionBatches(lengths, args.seed, args.batch_size, args.bucket_batches)
-        self.shares = accelerator.num_processes * args.gradient_accumulation_steps
-        if self.batches.batch_size < self.shares:
-            raise RecipeError(
-                "batch_size",
-                f"is {self.batches.batch_size} for {self.shares} micro-batches",
-                "Each process and micro-batch needs a caption",
-            )
         epoch = self.batches.steps_per_epoch
-        self.total = args.max_steps or math.ceil(args.epochs * epoch)
+        total = args.max_steps or math.ceil(args.epochs * epoch)
         warmup = args.warmup_steps or (0 if args.max_steps else round(args.warmup_epochs * epoch))
-        optimizer = torch.optim.AdamW(
-            self.model.trained().values(), lr=args.learning_rate, weight_decay=args.weight_decay
+        model = CaptionModel(parts.projector, parts.decoder)
+        optimizer = torch.optim.AdamW(model.trained().values(), lr=args.learning_rate, weight_decay=args.weight_decay)
+        super().__init__(
+            args,
+            accelerator,
+            model,
+            model,
+            optimizer,
+            torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total)),
+            total_steps=total,
+            batch_size=self.batches.batch_size,
+            patience=args.patience,
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, warmup, self.total)
-        )
-        self.wrapped, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.sharded = accelerator.distributed_type == DistributedType.FSDP
-        keep_in_step(self.model, "write", parts.decoder.base_model)
-        self.best: dict[str, Any] = {}  # of ``keep: best`` and ``patience``: score, step and, to be kept, weights
-        self.misses = 0  # validations since
-        self.step = 0
+        prepare_generation(model, "write", parts.decoder.base_model)
 
-    def state(self) -> dict[str, Any]:
-        """All that a continuation needs, whole: with FSDP all processes have to ask for it."""
-        own = {"model": self.model.trained_state(), "best": self.best, "misses": self.misses}
-        own["optimizer"] = whole(self.optimizer.state_dict())
-        return own | {name: part.state_dict() for name, part in self._parts().items()}
-
-    def restore(self, step: int, state: dict[str, Any]) -> None:
-        self.model.load_trained_state(state["model"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step, self.best, self.misses = step, state["best"], state["misses"]
-
-    @property
-    def ended(self) -> bool:
-        return self.step >= self.total or bool(self.args.patience and self.misses >= self.args.patience)
-
-    def train_step(self) -> torch.Tensor:
-        """One step of the optimizer; returns this process's part of the mean loss per caption token, ()."""
-        args, accelerator = self.args, self.accelerator
-        key = args.seed * 1_000_003 + self.step
-        seed_dropout(key, accelerator)
+    def draw_batch(self, key: int) -> ShareLoss:
         batch = self.batches.batch(self.step)
         tokens = int(self.batches.lengths[batch].sum())  # of all processes
         rows = self.rows[batch]
-        generator = torch.Generator().manual_seed(key) if args.bridge_noise == "fresh" else None
-        # The whole batch: noise is drawn for it, and a link costs nothing beside a language model.
+        generator = torch.Generator().manual_seed(key) if self.args.bridge_noise == "fresh" else None
+        # The whole batch: noise is drawn for it, and a bridge costs nothing beside a language model.
         embeds = embeds_of(
-            self.train, rows, args.mode, self.parts.link, self.parts.scheduler, accelerator.device, generator
+            self.train,
+            rows,
+            self.args.mode,
+            self.parts.link,
+            self.parts.scheduler,
+            self.accelerator.device,
+            generator,
         )
-        value = torch.zeros((), device=accelerator.device)
-        micros = args.gradient_accumulation_steps
-        for micro in range(micros):
-            own = Share(accelerator.process_index * micros + micro, self.shares).rows(len(rows))
+
+        def share_loss(share: Share) -> dict[str, torch.Tensor]:
+            own = share.rows(len(rows))
             ids, mask = self.parts.decoder.tokenize([self.train.captions[i] for i in rows[own].tolist()])
-            with accelerator.no_sync(self.wrapped) if micro + 1 < micros else nullcontext():
-                loss = self.wrapped(embeds[own], ids, mask) / tokens
-                # Data parallelism averages gradients over the processes; the shares' losses are to be added.
-                accelerator.backward(loss * accelerator.num_processes)
-            value += loss.detach()
-        if args.max_grad_norm:
-            accelerator.clip_grad_norm_(self.model.trained().values(), args.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        self.step += 1
-        return value
+            return {"loss": self.module(embeds[own], ids, mask) / tokens}
 
-    def validate(self) -> dict[str, float]:
-        """Figures of the validation part; weights that are the best so far are kept."""
-        figures = self.judge.measure(self.model)
-        if not figures or not (self.args.keep == "best" or self.args.patience):
-            return figures
-        score = self.judge.score(figures)
-        if score > self.best.get("score", -math.inf):
-            weights = self.model.trained_state() if self.args.keep == "best" else None
-            self.best, self.misses = {"score": score, "step": self.step, "weights": weights}, 0
-        else:
-            self.misses += 1
-        return figures
+        return share_loss
 
-    def finish(self) -> int:
-        """Gives the model the best weights where they are to be kept; returns the step that its weights are of."""
-        if self.args.keep == "last":
-            return self.step
-        if self.step % self.args.validate_every:
-            self.validate()
-        check_best(self.best, self.args.validate_metric)
-        self.model.load_trained_state(self.best["weights"])
-        return self.best["step"]
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.model.trained().values()
 
-    def _parts(self) -> dict[str, Any]:
-        """What is never sharded."""
-        parts = {"schedule": self.schedule}
-        return parts | ({"scaler": self.accelerator.scaler} if self.accelerator.scaler is not None else {})
+    def measure(self) -> dict[str, float]:
+        return self.captions.measure(self.model)
 
+    def score(self, figures: dict[str, float]) -> float:
+        return self.captions.score(figures)
 
-def optimize(run: DecoderOptimization, who: dict[str, Any], progress: bool = True) -> int:
-    """Train to the end, from the newest checkpoint if the recipe says so; returns what `finish` does."""
-    args, accelerator = run.args, run.accelerator
-    checkpoints = Path(args.output) / "checkpoints"
-    if saved := saved_state(checkpoints, who, args.resume, accelerator.is_main_process):
-        run.restore(*saved)
-    shown = progress and accelerator.is_main_process
-    bar = tqdm(total=run.total, initial=run.step, desc="decoder", disable=not shown, mininterval=2)
-    if args.report_to != "none":
-        accelerator.log({"train/padding_share": run.batches.padding_share(run.shares)}, run.step)
-    run.model.train()
-    while not run.ended:
-        value = run.train_step()
-        bar.update()
-        if run.step % args.log_every == 0:
-            loss = accelerator.reduce(value, "sum").item()
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            accelerator.log({"train/loss": loss, "train/learning_rate": run.schedule.get_last_lr()[0]}, run.step)
-        if run.step % args.validate_every == 0:
-            figures = run.validate()
-            accelerator.log({f"validation/{name}": figure for name, figure in figures.items()}, run.step)
-            if args.report_to != "none":
-                log_captions(accelerator, run.judge.samples(run.model), run.step)
-        if run.step % args.checkpoint_every == 0 and not run.ended and (run.sharded or accelerator.is_main_process):
-            state = run.state()
-            if accelerator.is_main_process:
-                save_checkpoint(checkpoints, run.step, state, who, args.keep_checkpoints)
-    bar.close()
-    return run.finish()
+    def result_weights(self) -> dict[str, torch.Tensor]:
+        return self.model.trained_state()
+
+    def load_result_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        self.model.load_trained_state(weights)
+
+    def log_samples(self) -> None:
+        log_captions(self.accelerator, self.captions.samples(self.model), self.step)
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.trained_state(), **super().state()}
+
+    def restore(self, step: int, state: dict[str, Any]) -> None:
+        self.model.load_trained_state(state["model"])
+        super().restore(step, state)
 
 
 def token_counts(decoder, captions: list[str]) -> torch.Tensor:

@@ -1,212 +1,259 @@
-"""The loop that all trained bridges share: Adam, averaged weights, trackers, any number of processes, exact resume."""
+"""The training loop of bridges and decoders: optimization steps, validation, checkpoints, any number of processes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from torch import nn
 from tqdm import tqdm
 
-from ..bridges.base import BridgeModel
-from ..bridges.losses import DiffusionLinkLoss
+from ..bridges.losses import Share
 from ..errors import RecipeError
-from .averaging import AveragedWeights, averaged
-from .bridge_losses import Share
+from .arguments import TrainingArguments
 from .checkpoints import check_best, save_checkpoint, saved_state
-from .dropout import seed_dropout
-from .recipes import TrainedBridgeArguments
-from .schedules import warmup_cosine
+from .sharding import load_optimizer_state, whole_tensors
 
-# (source (P, D), target (B, D), generator, share) → (), or the parts of it: the share's part of the batch's loss; the
-# first P targets belong to the sources.
-BatchLoss = Callable[[torch.Tensor, torch.Tensor, torch.Generator, Share], torch.Tensor | DiffusionLinkLoss]
-BEST_BY = "matched_audio"
+# A share of a batch → the share's part of the batch's loss, under "loss", and of its terms; all ().
+ShareLoss = Callable[[Share], dict[str, torch.Tensor]]
 
 
-class LossModule(nn.Module):
-    """The bridge's loss as a module: what Accelerate wraps, so that gradients are averaged over processes."""
+class TrainingRun:
+    """What `optimize` trains: a model with its optimizer and schedule, and how far they have come.
 
-    def __init__(self, bridge: BridgeModel, loss: BatchLoss):
-        super().__init__()
-        self.bridge, self.loss = bridge, loss
-
-    def forward(self, *batch) -> dict[str, torch.Tensor]:
-        value = self.loss(*batch)
-        if isinstance(value, DiffusionLinkLoss):
-            return {"loss": value.total, "diffusion": value.diffusion, "topology": value.topology}
-        return {"loss": value}
-
-
-class BridgeOptimization:
-    """What a run consists of, and its steps.
-
-    Rows, timesteps and noise of a step are a function of (seed, step) alone, for the batch of all processes; each works
-    on its share. So a run that was killed and started again ends with the same bits as one that was not, and one on
-    several processes has the curve of one on a single process, to rounding. (Dropout differs with the number of
-    processes.)
+    Subclasses say what a batch is, how the model is measured, and which weights count. Rows, timesteps and noise of a
+    step are a function of (seed, step) alone, for the batch of all processes; each process works on its share. So a run
+    that was killed and started again ends with the same bits as one that was not. One on several processes has the
+    curve of one on a single process, to rounding. (Dropout differs with the number of processes.)
 
     Args:
-        bridge: on the device; it has the averaged weights in the end.
-        loss: of a share of a batch.
-        source, target: (P, D), (N, D) normalized rows, on the device or on the host; the first P targets belong to the
-            sources.
-        validate: figures of the bridge as it is, `BEST_BY` among them; None where nothing is held out.
+        model: what is trained.
+        module: what Accelerate wraps: the model, or a module around it whose forward is the loss.
+        optimizer, schedule: of the model's parameters.
+        total_steps: of the whole training.
+        batch_size: rows of a batch.
+        patience: validations in a row without a better score before training ends; 0 never ends it.
+
+    Raises:
+        RecipeError: a batch has fewer rows than there are micro-batches.
     """
+
+    sharded = False  # whether the weights are spread over the processes
+    score_name = ""  # of the figure that `score` looks at
 
     def __init__(
         self,
-        bridge: BridgeModel,
-        loss: BatchLoss,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        args: TrainedBridgeArguments,
+        args: TrainingArguments,
         accelerator: Accelerator,
-        validate: Callable[[], dict[str, float]] | None = None,
+        model: nn.Module,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+        *,
+        total_steps: int,
+        batch_size: int,
+        patience: int = 0,
     ):
-        _check_processes(args, accelerator)
-        self.bridge, self.source, self.target = bridge, source, target
-        self.args, self.accelerator, self.validate = args, accelerator, validate
-        self.parameters = list(bridge.parameters())
-        optimizer = torch.optim.Adam(self.parameters, lr=args.learning_rate, fused=True)
-        self.schedule = _schedule(optimizer, args)
-        self.module, self.optimizer = accelerator.prepare(LossModule(bridge, loss), optimizer)
-        self.average = AveragedWeights(self.parameters, args.ema_decay)
-        self.best: dict[str, Any] = {}  # of ``keep: best``: value, step and weights
+        self.args, self.accelerator, self.model, self.schedule = args, accelerator, model, schedule
+        self.total_steps, self.patience = total_steps, patience
+        self.micro_batches = accelerator.num_processes * args.gradient_accumulation_steps
+        if batch_size < self.micro_batches:
+            raise RecipeError(
+                "batch_size",
+                f"is {batch_size} for {self.micro_batches} micro-batches",
+                "Each process and micro-batch needs a row",
+            )
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.best: dict[str, Any] = {}  # score, step and, with ``keep: best``, weights
+        self.misses = 0  # validations since the best one
         self.step = 0
 
+    def draw_batch(self, key: int) -> ShareLoss:
+        """The batch of this step, as a function that computes the loss of a share of it.
+
+        Args:
+            key: seeds whatever is drawn.
+        """
+        raise NotImplementedError
+
+    def measure(self) -> dict[str, float]:
+        """Validation figures of the weights that would be the result; {} where nothing is held out."""
+        raise NotImplementedError
+
+    def score(self, figures: Mapping[str, float]) -> float:
+        """The figure that says which weights are best; higher is better."""
+        raise NotImplementedError
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        raise NotImplementedError
+
+    def result_weights(self) -> Any:
+        """A copy on the CPU of the weights that would be the result now."""
+        raise NotImplementedError
+
+    def load_result_weights(self, weights: Any) -> None:
+        """Give the model what `result_weights` returned."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after each optimization step."""
+
+    def log_samples(self) -> None:
+        """Called after each validation if there is a tracker."""
+
     def state(self) -> dict[str, Any]:
-        """All that a continuation needs."""
-        return {name: part.state_dict() for name, part in self._parts().items()} | {"best": self.best}
+        """All that a continuation needs, whole. Where the weights are spread, all processes have to ask for it."""
+        return {
+            "optimizer": whole_tensors(self.optimizer.state_dict()),
+            "best": self.best,
+            "misses": self.misses,
+            **{name: part.state_dict() for name, part in self._replicated().items()},
+        }
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
-        for name, part in self._parts().items():
+        """Continue from what `state` returned after ``step`` steps."""
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        for name, part in self._replicated().items():
             part.load_state_dict(state[name])
-        self.average.to(self.bridge.device)
-        self.step, self.best = step, state["best"]
+        self.step, self.best, self.misses = step, state["best"], state["misses"]
+
+    @property
+    def ended(self) -> bool:
+        return self.step >= self.total_steps or bool(self.patience and self.misses >= self.patience)
+
+    @property
+    def validates(self) -> bool:
+        """Whether anybody looks at the figures of a validation."""
+        return self.args.report_to != "none" or self.args.keep == "best" or self.patience > 0
 
     def train_step(self) -> dict[str, torch.Tensor]:
-        """One step of the optimizer; returns this process's part of the loss and its terms, () each."""
+        """One optimization step; returns this process's part of the batch's loss and its terms, () each."""
         args, accelerator = self.args, self.accelerator
         key = args.seed * 1_000_003 + self.step
         seed_dropout(key, accelerator)
+        share_loss = self.draw_batch(key)
         figures: dict[str, torch.Tensor] = {}
         micros = args.gradient_accumulation_steps
         for micro in range(micros):
-            share = Share(accelerator.process_index * micros + micro, accelerator.num_processes * micros)
-            generator = torch.Generator().manual_seed(key)
-            rows = torch.randint(len(self.target), (args.batch_size,), generator=generator)
-            source, target = self._batch(rows.sort().values)
+            share = Share(accelerator.process_index * micros + micro, self.micro_batches)
             waits = micro + 1 < micros
             with accelerator.no_sync(self.module) if waits else nullcontext():
-                parts = self.module(source, target, generator, share)
+                parts = share_loss(share)
                 # Data parallelism averages gradients over the processes; the shares' losses are to be added.
                 accelerator.backward(parts["loss"] * accelerator.num_processes)
             for name, part in parts.items():
                 figures[name] = figures[name] + part.detach() if name in figures else part.detach()
         if args.max_grad_norm:
-            accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+            accelerator.clip_grad_norm_(self.trained_parameters(), args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        self.average.step(self.parameters)
+        self.after_step()
         self.step += 1
         return figures
 
-    def measure(self) -> dict[str, float]:
-        """Figures of the averaged weights on the validation part, which are kept if they are the best so far."""
-        if self.validate is None:
-            return {}
-        with averaged(self.bridge, self.average):
-            figures = self.validate()
-        if self.args.keep == "best" and figures[BEST_BY] > self.best.get("value", -2.0):
-            weights = [weight.detach().to("cpu", copy=True) for weight in self.average.shadow_params]
-            self.best = {"value": figures[BEST_BY], "step": self.step, "weights": weights}
+    def validate(self) -> dict[str, float]:
+        """`measure`, and keep the weights if they are the best so far."""
+        figures = self.measure()
+        if not figures or not (self.args.keep == "best" or self.patience):
+            return figures
+        score = self.score(figures)
+        if score > self.best.get("score", -math.inf):
+            weights = self.result_weights() if self.args.keep == "best" else None
+            self.best, self.misses = {"score": score, "step": self.step, "weights": weights}, 0
+        else:
+            self.misses += 1
         return figures
 
     def finish(self) -> int:
-        """Gives the bridge the averaged weights, or the best ones, and returns the step that they are of."""
-        self.average.copy_to(self.bridge.parameters())
+        """Give the model the weights that are to be kept; returns the step that they are of.
+
+        Raises:
+            DataError: the best weights are to be kept, and no validation ever had a figure.
+        """
         if self.args.keep == "last":
             return self.step
         if self.step % self.args.validate_every:
-            self.measure()
-        check_best(self.best, BEST_BY)
-        with torch.no_grad():
-            for parameter, weight in zip(self.bridge.parameters(), self.best["weights"], strict=True):
-                parameter.copy_(weight)
+            self.validate()
+        check_best(self.best, self.score_name)
+        self.load_result_weights(self.best["weights"])
         return self.best["step"]
 
-    def _parts(self) -> dict[str, Any]:
-        parts = {"bridge": self.bridge, "optimizer": self.optimizer, "decay": self.schedule, "average": self.average}
-        if self.accelerator.scaler is not None:
-            parts["scaler"] = self.accelerator.scaler
-        return parts
-
-    def _batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Source (P, D) and target (B, D) of ascending ``rows``, on the bridge's device."""
-        paired = rows[: int((rows < len(self.source)).sum())]
-        chosen = ((self.source, paired), (self.target, rows))
-        parts = (side.index_select(0, index.to(side.device)) for side, index in chosen)
-        return tuple(part.to(self.accelerator.device, non_blocking=True) for part in parts)
+    def _replicated(self) -> dict[str, Any]:
+        """What every process has whole."""
+        scaler = self.accelerator.scaler
+        return {"schedule": self.schedule} | ({"scaler": scaler} if scaler is not None else {})
 
 
-def optimize(run: BridgeOptimization, who: dict[str, Any], progress: bool = True) -> int:
+def optimize(
+    run: TrainingRun,
+    identity: dict[str, Any],
+    progress: bool = True,
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> int:
     """Train to the end, from the newest checkpoint if the recipe says so.
 
     Args:
-        who: identity of the checkpoints, from `checkpoints.identity`.
+        identity: what checkpoints belong to; see `run_identity`.
         progress: whether to show a progress bar.
+        translate: turns the recipe in a checkpoint's identity into today's fields.
 
     Returns:
-        The step whose averaged weights the bridge has in the end.
+        The step whose weights the model has in the end.
 
     Raises:
-        RecipeError: a checkpoint of another recipe or other data.
+        RecipeError: a checkpoint of another recipe, other data or other models.
         DataError: a damaged checkpoint, or one that cannot be written.
     """
     args, accelerator = run.args, run.accelerator
     checkpoints = Path(args.output) / "checkpoints"
-    if saved := saved_state(checkpoints, who, args.resume, accelerator.is_main_process):
+    if saved := saved_state(checkpoints, identity, args.resume, accelerator.is_main_process, translate):
         run.restore(*saved)
-    run.bridge.train()
+    run.model.train()
     shown = progress and accelerator.is_main_process
-    bar = tqdm(total=args.max_steps, initial=run.step, desc=args.stage, disable=not shown, mininterval=2)
-    while run.step < args.max_steps:
-        figures = run.train_step()
+    bar = tqdm(total=run.total_steps, initial=run.step, desc=args.stage, disable=not shown, mininterval=2)
+    while not run.ended:
+        parts = run.train_step()
         bar.update()
         if run.step % args.log_every == 0:
-            values = {f"train/{name}": accelerator.reduce(part, "sum").item() for name, part in figures.items()}
+            values = {f"train/{name}": accelerator.reduce(part, "sum").item() for name, part in parts.items()}
             bar.set_postfix(loss=f"{values['train/loss']:.3f}", refresh=False)
             accelerator.log({**values, "train/learning_rate": run.schedule.get_last_lr()[0]}, run.step)
-        if run.step % args.validate_every == 0 and (args.report_to != "none" or args.keep == "best"):
-            accelerator.log({f"validation/{name}": value for name, value in run.measure().items()}, run.step)
-        if run.step % args.checkpoint_every == 0 and run.step < args.max_steps and accelerator.is_main_process:
-            save_checkpoint(checkpoints, run.step, run.state(), who, args.keep_checkpoints)
+        if run.step % args.validate_every == 0 and run.validates:
+            figures = run.validate()
+            accelerator.log({f"validation/{name}": figure for name, figure in figures.items()}, run.step)
+            if args.report_to != "none":
+                run.log_samples()
+        if run.step % args.checkpoint_every == 0 and not run.ended and (run.sharded or accelerator.is_main_process):
+            state = run.state()
+            if accelerator.is_main_process:
+                save_checkpoint(checkpoints, run.step, state, identity, args.keep_checkpoints)
     bar.close()
     return run.finish()
 
 
-def _schedule(optimizer: torch.optim.Optimizer, args: TrainedBridgeArguments):
-    if args.lr_schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimizer, args.lr_decay_every, args.lr_decay)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, 0, args.max_steps))
+def warmup_cosine(step: int, warmup: int, total: int) -> float:
+    """Factor of the learning rate: linear to 1 over ``warmup`` steps, then half a cosine to 0.
+
+    Example:
+        >>> [round(warmup_cosine(step, warmup=2, total=6), 2) for step in range(7)]
+        [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup)))
 
 
-def _check_processes(args: TrainedBridgeArguments, accelerator: Accelerator) -> None:
-    """Raises RecipeError for a launch that this loop cannot serve."""
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise RecipeError(
-            "accelerate launch --config_file",
-            f"asks for {kind.value} in the {args.stage} stage",
-            "Use hub_configs/accelerate/ddp.yaml: a bridge has a few million weights, there is nothing to shard",
-        )
-    shares = accelerator.num_processes * args.gradient_accumulation_steps
-    if args.batch_size < shares:
-        raise RecipeError(
-            "batch_size", f"is {args.batch_size} for {shares} micro-batches", "Each process and micro-batch needs a row"
-        )
+def seed_dropout(key: int, accelerator: Accelerator) -> None:
+    """Seed what draws dropout with ``key``, of the step, and the number of the process.
+
+    On a CPU not by `torch.manual_seed`: without accelerator it formats the call stack each time, for an error message.
+    """
+    seed = key + (accelerator.process_index << 40)
+    if accelerator.device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -16,20 +16,18 @@ from ..bridges.sampling import check_scheduler
 from ..embeddings.cache import EmbeddingCache, clap_fingerprint
 from ..errors import DataError, ModelFolderError, RecipeError
 from ..loading import (
-    DEFAULT_PIPELINE,
-    component_folder,
+    BaseReference,
     load_tokenizer,
-    pinned_source,
+    locate,
     read_json,
-    resolve_folder,
 )
 from ..models.clap import ClapEncoder
-from ..models.decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm
+from ..models.decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, read_decoder_config
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
+from .arguments import DecoderTrainingArguments
 from .checkpoints import folder_fingerprint
 from .preparation import construct
-from .recipes import DecoderTrainingArguments
 
 
 @dataclass
@@ -98,12 +96,12 @@ class BaseModel:
 
     Attributes:
         weights, tokenizer: folders, one and the same but in a decoder's folder.
-        source: {"id", "revision"} on the Hub, or None.
+        source: its repository on the Hub, or None.
     """
 
     weights: Path
     tokenizer: Path
-    source: dict[str, str | None] | None
+    source: BaseReference | None
 
     @property
     def fingerprint(self) -> str:
@@ -114,18 +112,11 @@ def locate_base(name: str, revision: str | None) -> BaseModel:
     """The base model of a recipe: a folder or a Hub id; of a pipeline or decoder folder, what that is based on.
 
     Raises:
-        ModelFolderError, HubAccessError: see `loading.resolve_folder`.
+        ModelFolderError, HubAccessError: see `loading.locate`.
     """
-    patterns = ["*.json", "*.safetensors", "tokenizer*"]
-    folder = component_folder(resolve_folder(name, revision, allow_patterns=patterns), "decoder")
-    if (folder / CONFIG_FILE).is_file():
-        base = read_json(folder / CONFIG_FILE).get("base") or {}
-        if "path" in base:
-            return BaseModel(folder / base["path"], folder, None)
-        name, revision = base["id"], base.get("revision")
-        folder = resolve_folder(name, revision, allow_patterns=patterns)
-    from_hub = name != DEFAULT_PIPELINE and not Path(name).is_dir()
-    return BaseModel(folder, folder, pinned_source(name, revision, folder) if from_hub else None)
+    folder, source = locate(name, "decoder", revision)
+    holds_base = source is None and (folder / CONFIG_FILE).is_file()
+    return BaseModel(read_decoder_config(folder)[1] if holds_base else folder, folder, source)
 
 
 def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMScheduler]:
@@ -138,7 +129,7 @@ def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMSch
         InputError: a scheduler that the sampler cannot use.
     """
     if not folder.is_dir():
-        raise RecipeError("link", f"is {folder}, which is no folder", "Name the folder link/ that the link stage wrote")
+        raise RecipeError("link", f"is {folder}, which is no folder", "Name the folder link/ of a trained bridge")
     link = BridgeModel.from_pretrained(folder).eval().requires_grad_(False)
     if link.config.embedding_dim != cache.embedding_dim:
         raise RecipeError(
@@ -235,4 +226,4 @@ def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder
             f"Use weights_dtype: {args.base_dtype}, base_dtype: float32, or a base from the Hub, which is not copied",
         )
     if included:
-        decoder._base_state()
+        decoder.base_state()

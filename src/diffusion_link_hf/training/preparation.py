@@ -1,11 +1,11 @@
-"""What every stage checks before its first step, so that nothing fails when the result is to be written."""
+"""What every stage checks before its first step, so that nothing fails when the result is to be saved."""
 
 import inspect
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -13,7 +13,7 @@ from accelerate.utils import DistributedType
 
 from ..errors import DiffusionLinkError, RecipeError
 from ..files import make_writable
-from .recipes import TrainingArguments
+from .arguments import TrainingArguments
 from .trackers import available_tracker
 
 Made = TypeVar("Made")
@@ -23,8 +23,9 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     """The `Accelerator` of a stage, once its tracker, its precision and its output folder are known to work.
 
     Raises:
-        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, ``output`` cannot be written,
-            or processes on CPUs were launched with FSDP.
+        RecipeError: ``report_to`` is not installed, ``mixed_precision`` is fp16 on a CPU, or processes on CPUs
+            were launched with FSDP.
+        DataError: ``output`` cannot be written.
     """
     tracker = available_tracker(args)
     # Said in so many words: Accelerate takes processes that were started side by side on a machine without accelerator
@@ -32,7 +33,7 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     state = PartialState(cpu=not torch.accelerator.is_available())
     if args.mixed_precision == "fp16" and state.device.type == "cpu":
         raise RecipeError("mixed_precision", "is fp16, which a CPU cannot train in", "Use no or bf16, or a GPU")
-    prepare_output(Path(args.output))
+    make_writable(Path(args.output))
     accelerator = Accelerator(
         cpu=state.device.type == "cpu",
         mixed_precision=args.mixed_precision,
@@ -47,29 +48,28 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
         raise RecipeError(
             "accelerate launch --config_file",
             "asks for FSDP, which Accelerate offers on GPUs only",
-            "Use hub_configs/accelerate/ddp_cpu.yaml",
+            "Use the launch file ddp_cpu.yaml (diffusion-link train --launch-file ddp_cpu prints its path)",
         )
     return accelerator
 
 
-def prepare_output(folder: Path) -> None:
-    """Make the folder of results.
+def check_options(name: str, given: Mapping[str, Any], known: Mapping[str, inspect.Parameter]) -> None:
+    """Refuse options that a function does not take, as far as its signature says.
+
+    Args:
+        name: the recipe's field that holds the options.
+        known: parameters of the function.
 
     Raises:
-        RecipeError: it cannot be made, or nothing can be written there.
+        RecipeError: an unknown name, no number where one is wanted, or a value that is none of the choices. YAML reads
+            nan and 1e-4 as text.
     """
-    try:
-        make_writable(folder)
-    except OSError as error:
-        raise RecipeError("output", f"{folder} cannot be written ({error})", "Name another folder") from error
-
-
-def check_fields(name: str, given: Collection[str], known: Collection[str]) -> None:
-    """Raises RecipeError for the first of ``given`` that is not ``known``; ``name`` is the recipe's field."""
-    unknown = [field for field in given if field not in known]
+    unknown = [option for option in given if option not in known]
     if unknown:
         listed = f"Known are {', '.join(sorted(known))}" if known else f"There are no {name} options here"
         raise RecipeError(f"{name}.{unknown[0]}", "is no known field", listed)
+    for option, value in given.items():
+        _check_value(f"{name}.{option}", value, known[option].annotation)
 
 
 def construct(name: str, make: Callable[..., Made], given: dict[str, Any], **fixed: Any) -> Made:
@@ -81,10 +81,7 @@ def construct(name: str, make: Callable[..., Made], given: dict[str, Any], **fix
     Raises:
         RecipeError: ``given`` has a field that ``make`` does not take, contradicts ``fixed``, or cannot be used.
     """
-    parameters = inspect.signature(make).parameters
-    check_fields(name, given, parameters)
-    for field, value in given.items():
-        _check_number(f"{name}.{field}", value, parameters[field].annotation)
+    check_options(name, given, inspect.signature(make).parameters)
     for field, value in fixed.items():
         if given.get(field, value) != value:
             raise RecipeError(f"{name}.{field}", f"is {given[field]!r}, the data say {value!r}", "Leave it out")
@@ -96,10 +93,13 @@ def construct(name: str, make: Callable[..., Made], given: dict[str, Any], **fix
         raise RecipeError(name, f"cannot be used ({error})", f"See {make.__name__}") from error
 
 
-def _check_number(name: str, value: Any, annotation: Any) -> None:
-    """Raises RecipeError for what is no number where one is wanted; YAML reads nan and 1e-4 as text."""
+def _check_value(name: str, value: Any, annotation: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if annotation is int and (isinstance(value, bool) or not isinstance(value, int)):
         raise RecipeError(name, f"is {value!r}", "A whole number is expected")
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if annotation is float and not (is_number and math.isfinite(value)):
         raise RecipeError(name, f"is {value!r}", "A finite number is expected, with a point: 1.0e-4")
+    if annotation is bool and not isinstance(value, bool):
+        raise RecipeError(name, f"is {value!r}", "Use true or false")
+    if get_origin(annotation) is Literal and value not in get_args(annotation):
+        raise RecipeError(name, f"is {value!r}", f"Use one of {', '.join(map(str, get_args(annotation)))}")

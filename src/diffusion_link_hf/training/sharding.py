@@ -1,4 +1,4 @@
-"""FSDP: a decoder whose weights are spread over the processes, and what has to be whole again to be written."""
+"""FSDP: the weights of a decoder spread over the processes, and gathered again to be saved."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from ..errors import RecipeError
 
 LAUNCH = "accelerate launch --config_file"
-REMEDY = "Use hub_configs/accelerate/fsdp.yaml or ddp.yaml"
+REMEDY = "Use the launch file fsdp.yaml or ddp.yaml (diffusion-link train --launch-file prints their paths)"
 COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -46,8 +46,8 @@ def check_launch(accelerator: Accelerator, load_in_4bit: bool) -> None:
     plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
 
 
-def keep_in_step(model: nn.Module, method: str, language_model: nn.Module) -> None:
-    """Make ``method`` of a prepared model gather its weights as ``forward`` does; nothing to do without FSDP.
+def prepare_generation(model: nn.Module, method: str, language_model: nn.Module) -> None:
+    """Make ``method`` of a prepared model gather its weights as ``forward`` does; without FSDP nothing changes.
 
     All processes then generate until the last one has finished, which transformers does for models with this mark.
     """
@@ -63,16 +63,16 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def whole(value: Any) -> Any:
+def whole_tensors(value: Any) -> Any:
     """A tensor, or a tree of mappings and lists of them, with its sharded tensors gathered; all processes take part."""
     if isinstance(value, Mapping):
-        return {key: whole(part) for key, part in value.items()}
+        return {key: whole_tensors(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [whole(part) for part in value]
+        return [whole_tensors(part) for part in value]
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+def shard_like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A whole tensor that each process has, sharded as ``parameter`` is."""
     if not isinstance(parameter, DTensor):
         return value
@@ -85,7 +85,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
         k: {
-            name: like(value, parameters[k]) if value.shape == parameters[k].shape else value
+            name: shard_like(value, parameters[k]) if value.shape == parameters[k].shape else value
             for name, value in entries.items()
         }
         for k, entries in state["state"].items()

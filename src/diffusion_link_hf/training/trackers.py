@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..errors import RecipeError
-from .recipes import TrainingArguments
+from .arguments import TrainingArguments
 
 
 def available_tracker(arguments: TrainingArguments) -> str | None:

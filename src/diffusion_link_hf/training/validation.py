@@ -1,4 +1,4 @@
-"""Validation of the decoder while it trains: loss per caption token, CIDEr-D of written captions, samples to read."""
+"""Validation of the decoder while it trains: loss per caption token, CIDEr-D of generated captions, samples to read."""
 
 import math
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from ..bridges.base import BridgeModel
 from ..bridges.centering import MeanCentering
 from ..embeddings.cache import EmbeddingCache
 from ..errors import RecipeError
-from ..metrics.registry import METRICS, ScoreOptions, score_captions
+from ..metrics.registry import METRICS, ScoreOptions, score
+from .arguments import DecoderTrainingArguments
 from .caption_model import CaptionModel
-from .recipes import DecoderTrainingArguments
 
 ROWS_AT_ONCE = 64
 SAMPLES = 4
@@ -23,7 +23,7 @@ SAMPLES = 4
 def trainable_rows(cache: EmbeddingCache, mode: str) -> torch.Tensor:
     """(K,) indices of the captions that a mode can learn from."""
     rows = torch.arange(len(cache.text))
-    return rows if mode == "text_only" else rows[cache.caption_audio >= 0]
+    return rows if mode == "zeroshot" else rows[cache.caption_audio >= 0]
 
 
 @torch.no_grad()
@@ -39,20 +39,20 @@ def embeds_of(
     """What the projector reads for captions ``rows`` (K,): (K, D) text-like embeddings, or raw ones without a link.
 
     ``generator`` is given while training with fresh noise. A `MeanCentering` link then corrupts text as C3 does, each
-    row by its own draw, and at no other time: what the decoder is judged on stays clean.
+    row by its own draw, and at no other time: the embeddings that it is validated on stay clean.
     """
-    embeds = cache.text[rows] if mode == "text_only" else cache.audio[cache.caption_audio[rows]]
+    embeds = cache.text[rows] if mode == "zeroshot" else cache.audio[cache.caption_audio[rows]]
     embeds = embeds.to(device)
     if link is None:
         return embeds
-    if isinstance(link, MeanCentering) and mode == "text_only":
+    if isinstance(link, MeanCentering) and mode == "zeroshot":
         centered = link.bridge(embeds, "text", add_noise=False)
         return link.corrupt(centered, generator) if link.config.add_noise and generator is not None else centered
-    return link.bridge(embeds, "text" if mode == "text_only" else "audio", scheduler=scheduler, generator=generator)
+    return link.bridge(embeds, "text" if mode == "zeroshot" else "audio", scheduler=scheduler, generator=generator)
 
 
 def check_validation(cache: EmbeddingCache | None, args: DecoderTrainingArguments) -> None:
-    """Refuses a recipe whose choices need a figure that cannot be computed, before anything dear is loaded.
+    """Refuses a recipe whose choices need a figure that cannot be computed, before a large model is loaded.
 
     Args:
         cache: the validation part, or None where nothing is held out.
@@ -74,7 +74,7 @@ def check_validation(cache: EmbeddingCache | None, args: DecoderTrainingArgument
 
 
 class CaptionValidation:
-    """Judges a model on the held-out recordings; the rows are shared by the processes.
+    """Figures of a model on the held-out recordings; the processes share the rows.
 
     Args:
         cache: the validation part, or None where nothing is held out.
@@ -128,7 +128,7 @@ class CaptionValidation:
     @torch.no_grad()
     def _loss(self, model: CaptionModel) -> dict[str, float]:
         total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # loss and tokens, both summed
-        for part, counts in self._shares(self.rows):
+        for part, counts in self._own_batches(self.rows):
             ids, mask = model.decoder.tokenize([self.cache.captions[i] for i in part.tolist()])
             loss = model(self._embeds(part), ids, mask)
             if counts:
@@ -140,7 +140,7 @@ class CaptionValidation:
     def _cider_d(self, model: CaptionModel) -> float:
         recordings = list(self.first)[: self.args.validation_captions]
         own: list[tuple[int, str]] = []  # place among the recordings, caption
-        for places, counts in self._shares(torch.arange(len(recordings))):
+        for places, counts in self._own_batches(torch.arange(len(recordings))):
             written = self._write(model, torch.tensor([self.first[recordings[k]] for k in places.tolist()]))
             own += zip(places.tolist(), written, strict=True) if counts else []
         captions = dict(gather_object(own) if self.accelerator.num_processes > 1 else own)
@@ -148,7 +148,7 @@ class CaptionValidation:
         if self.accelerator.is_main_process:
             candidates = [captions[k] for k in range(len(recordings))]
             references = [self.references[recording] for recording in recordings]
-            value = [score_captions(candidates, references, ["cider_d"]).corpus["cider_d"]]
+            value = [score(candidates, references, ["cider_d"]).corpus["cider_d"]]
         return broadcast_object_list(value)[0]
 
     @torch.no_grad()
@@ -160,7 +160,7 @@ class CaptionValidation:
         device = self.accelerator.device
         return embeds_of(self.cache, rows, self.args.mode, self.link, self.scheduler, device)
 
-    def _shares(self, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, bool]]:
+    def _own_batches(self, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, bool]]:
         """This process's part of ``rows`` (K,), batch by batch, and whether the batch counts.
 
         Every process has as many batches, because with FSDP they gather weights in step: one that has no row left

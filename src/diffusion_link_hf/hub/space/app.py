@@ -12,9 +12,7 @@ MODEL = "tiny"
 def load() -> AudioCaptionPipeline:
     """The pipeline; a private or gated one needs the secret HF_TOKEN."""
     local = {} if MODEL == "tiny" else {"token": os.environ.get("HF_TOKEN")}
-    pipeline = AudioCaptionPipeline.from_pretrained(MODEL, **local)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return AudioCaptionPipeline.from_pretrained(MODEL, **local)
 
 
 def make_app(pipeline: AudioCaptionPipeline) -> gr.Interface:
