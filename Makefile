@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed ## set up, then caption the sample sounds with the embedded pipeline
 	$(BIN)/diffusion-link caption examples/sounds
@@ -14,6 +14,9 @@ test: $(VENV)/test-installed ## set up, then run the whole test suite (minus tes
 lint: $(VENV)/test-installed ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(VENV)/docs-installed ## build the documentation site into build/site; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
@@ -26,4 +29,8 @@ $(VENV)/installed: setup.cfg constraints.txt
 
 $(VENV)/test-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@
+
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

@@ -66,7 +66,7 @@ class DataError(DiffusionLinkError, ValueError):
 def listed(names: Iterable[object], most: int = 3) -> str:
     """The first names, sorted, for a message.
 
-    Example:
+    Examples:
         >>> listed(["d", "b", "a", "c"], most=2)
         'a, b and 2 more'
     """

@@ -40,7 +40,7 @@ def write_whole(
     Raises:
         DataError: it cannot be written; with ``remedy``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "scores.json"
@@ -70,7 +70,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     Until then it is ``.writing-<name>`` beside ``path``. What a killed writer left there is removed first.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> path = Path(tempfile.mkdtemp()) / "step-1"

@@ -28,7 +28,7 @@ LoadPath = str | os.PathLike
 def current_name(name: Any) -> Any:
     """What the class or the configuration field that a folder names is called now; other values as they are.
 
-    Example:
+    Examples:
         >>> current_name("MeanCentring")
         'MeanCentering'
     """
@@ -182,7 +182,7 @@ class BaseReference:
         id: ``owner/name``.
         revision: a commit, which no branch can move under; or a branch or tag, or None for the default branch.
 
-    Example:
+    Examples:
         >>> BaseReference("laion/larger_clap_general", "main").as_json()
         {'id': 'laion/larger_clap_general', 'revision': 'main'}
     """

@@ -85,7 +85,7 @@ def check_device(device: str | torch.device, option: str = "device") -> torch.de
     Raises:
         InputError: torch does not know it, or does not see it here.
 
-    Example:
+    Examples:
         >>> check_device("cpu")
         device(type='cpu')
         >>> check_device("quantum", "--device")

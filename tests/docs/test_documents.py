@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import diffusion_link_hf
 from diffusion_link_hf.cli import build_parser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,3 +43,8 @@ def test_commands_parse(page):
 def test_the_glossary_is_short():
     rows = (REPOSITORY / "docs" / "glossary.md").read_text(encoding="utf-8").count("\n| ") - 1
     assert 10 <= rows <= 25
+
+
+def test_every_public_name_is_in_the_reference():
+    documented = re.findall(r"^::: \S+\.(\w+)$", (REPOSITORY / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(documented) == sorted(diffusion_link_hf._EXPORTS)

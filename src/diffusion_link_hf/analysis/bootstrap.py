@@ -50,7 +50,7 @@ class GroupBootstrap:
     Raises:
         InputError: no rows, or fewer than one resample.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> recording = np.array([0, 0, 1, 2])  # two captions of the first recording
         >>> boot = GroupBootstrap(recording, resamples=200)

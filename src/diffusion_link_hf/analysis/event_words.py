@@ -27,7 +27,7 @@ class EventWords:
     Raises:
         DataError: a table of another form, or a stem of two labels.
 
-    Example:
+    Examples:
         >>> words = EventWords({"dog": ["dog", "bark"], "car": ["car$"]})
         >>> sorted(words.named("A dog barks on a carpet"))
         ['dog']

@@ -172,7 +172,7 @@ def measure_bridges(
     Raises:
         DataError: see `check_data`; a bridge of another width.
 
-    Example:
+    Examples:
         >>> from diffusion_link_hf import MeanCentering
         >>> text = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
         >>> train = EmbeddingPairs(text[:40] + 1, text[:40])

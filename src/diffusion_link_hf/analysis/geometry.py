@@ -20,7 +20,7 @@ RANK_TOLERANCE = 1e-10  # of the largest eigenvalue; what is below is rounding
 def centroid_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """‖mean(a) − mean(b)‖, 0 to 2: the modality gap of Liang et al. (NeurIPS 2022).
 
-    Example:
+    Examples:
         >>> centroid_distance(torch.eye(2), -torch.eye(2)) == 2**0.5
         True
     """
@@ -50,7 +50,7 @@ def linear_separability(
     Raises:
         InputError: fewer than two rows of a side on either side of the split.
 
-    Example:
+    Examples:
         >>> rows = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
         >>> linear_separability(rows + 9, rows - 9, torch.arange(100), torch.arange(100))
         1.0
@@ -83,7 +83,7 @@ def effective_dimension(rows: torch.Tensor) -> float:
     D for a round cloud, k for one that fills k directions evenly. It falls when a bridge draws everything towards the
     mean of what it has seen.
 
-    Example:
+    Examples:
         >>> round(effective_dimension(torch.cat([torch.eye(3), -torch.eye(3)])), 6)
         3.0
     """
@@ -104,7 +104,7 @@ def principal_axes(rows: torch.Tensor, components: int = KL_COMPONENTS) -> torch
     Raises:
         InputError: fewer than one component, or all rows equal.
 
-    Example:
+    Examples:
         >>> principal_axes(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])).shape
         torch.Size([3, 2])
     """
@@ -135,7 +135,7 @@ def kl_divergence(generated: torch.Tensor, real: torch.Tensor, axes: torch.Tenso
     Raises:
         InputError: see `gaussian_kl`.
 
-    Example:
+    Examples:
         >>> text = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
         >>> axes = principal_axes(text, 3)
         >>> abs(kl_divergence(text[:100], text[100:], axes)) < 0.2 < kl_divergence(text[:100] + 1, text[100:], axes)

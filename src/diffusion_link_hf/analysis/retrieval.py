@@ -97,7 +97,7 @@ def recall(
     Raises:
         InputError: k below 1.
 
-    Example:
+    Examples:
         >>> group = torch.tensor([0, 1, 2])
         >>> boot = GroupBootstrap(group.numpy(), resamples=20)
         >>> found = recall(torch.eye(3), torch.eye(3)[[0, 2, 1]], group, boot, cutoffs=[1, 3])

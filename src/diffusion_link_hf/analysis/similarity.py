@@ -34,7 +34,7 @@ def matched_cosine(
     Raises:
         InputError: unequal shapes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> group = torch.tensor([0, 1])
         >>> text, boot = torch.eye(2), GroupBootstrap(group.numpy(), resamples=20)
@@ -55,7 +55,7 @@ def unmatched_cosine(
 
     Arguments and errors as `matched_cosine`; also InputError where all rows are of one recording.
 
-    Example:
+    Examples:
         >>> import torch
         >>> group = torch.tensor([0, 1])
         >>> text, boot = torch.eye(2), GroupBootstrap(group.numpy(), resamples=20)

@@ -49,7 +49,7 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         AudioContentError: no samples, less than 10 ms, NaN, infinite, masked, or constant and not zero. Silence is
             valid.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from diffusion_link_hf import load_audio
         >>> load_audio(np.random.default_rng(0).uniform(-0.1, 0.1, (2, 44_100)), 44_100).shape

@@ -47,7 +47,7 @@ class BridgeModel(StrictModel, ABC):
     Class attributes:
         needs_pairs: whether fitting or training it takes matched rows.
 
-    Example:
+    Examples:
         A bridge of one's own, which any pipeline takes as its link:
 
         >>> from diffusers.configuration_utils import register_to_config
@@ -400,7 +400,7 @@ def check_call(embeds: torch.Tensor, modality: Modality, embedding_dim: int, **o
     Raises:
         InputError: what `BridgeModel.bridge` cannot take.
 
-    Example:
+    Examples:
         >>> check_call(torch.ones(3, 8), "audio", 8, noise_timestep=100)
         >>> check_call(torch.zeros(3, 8), "audio", 8)
         Traceback (most recent call last):
@@ -415,7 +415,7 @@ def check_call(embeds: torch.Tensor, modality: Modality, embedding_dim: int, **o
 def check_modality(modality: object) -> None:
     """Raises InputError for what is neither "audio" nor "text".
 
-    Example:
+    Examples:
         >>> check_modality("text")
     """
     if not (isinstance(modality, str) and modality in MODALITIES):
@@ -427,7 +427,7 @@ def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, 
 
     For pipelines: `BridgeModel.bridge` leaves unused what does not concern a bridge, so that one call serves all.
 
-    Example:
+    Examples:
         >>> check_noise_is_used(None, torch.randn(1, 8), add_noise=True)
     """
     if noise is None or (bridge is not None and "add_noise" not in bridge.config):
@@ -441,7 +441,7 @@ def check_noise_is_used(bridge: BridgeModel | None, noise: torch.Tensor | None, 
 def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Eval mode for a while; afterwards each submodule is in its own mode again.
 
-    Example:
+    Examples:
         >>> dropout = torch.nn.Dropout()
         >>> with evaluating(dropout):
         ...     dropout.training
@@ -468,7 +468,7 @@ def _default_scheduler() -> DDIMScheduler:
 def distinct_rows(rows: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
     """Rows (N, D) without the repetitions of one embedding within a group (N,), sorted by group.
 
-    Example:
+    Examples:
         >>> distinct_rows(torch.tensor([[1.0], [1.0], [2.0], [1.0]]), torch.tensor([0, 0, 0, 1])).flatten()
         tensor([1., 2., 1.])
     """

@@ -19,7 +19,7 @@ class IdentityBridge(BridgeModel):
         embedding_dim: D, width of the embeddings.
         scale: of `normalize`, which this bridge itself does not use.
 
-    Example:
+    Examples:
         >>> IdentityBridge(embedding_dim=2).bridge(torch.tensor([[3.0, 4.0]]))
         tensor([[0.6000, 0.8000]])
     """
@@ -55,7 +55,7 @@ class MeanCentering(BridgeModel):
     Raises:
         InputError: a negative ``noise_std``.
 
-    Example:
+    Examples:
         >>> audio, text = torch.randn(50, 8) + 3, torch.randn(50, 8) - 3
         >>> bridge = MeanCentering(embedding_dim=8).fit(audio, text)
         >>> gap = bridge.bridge(audio, "audio").mean(0) - bridge.bridge(text, "text").mean(0)
@@ -90,7 +90,7 @@ class MeanCentering(BridgeModel):
         Returns:
             (B, D) unit rows in the dtype of ``embeds``.
 
-        Example:
+        Examples:
             >>> bridge, text = MeanCentering(embedding_dim=8), torch.eye(8)
             >>> noisy = bridge.corrupt(text, torch.Generator().manual_seed(0))
             >>> bool((noisy != text).any()), noisy.norm(dim=1).allclose(torch.ones(8))

@@ -22,7 +22,7 @@ def sinusoids(timestep: torch.Tensor | Sequence[int] | int, width: int, like: to
     Returns:
         (1, ``width``) or (S, ``width``), each row cosines first; computed in float32.
 
-    Example:
+    Examples:
         >>> sinusoids([0, 10], 4, torch.empty(0)).round(decimals=2)
         tensor([[ 1.0000,  1.0000,  0.0000,  0.0000],
                 [-0.8400,  1.0000, -0.5400,  0.1000]])
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         time_embed_dim: T, width of the timestep embedding.
         dropout: 0 to 1, while training.
 
-    Example:
+    Examples:
         >>> block, x = ResidualBlock(width=8, time_embed_dim=4, dropout=0.0), torch.randn(3, 8)
         >>> torch.equal(block(x, torch.randn(1, 4)), x)
         True
@@ -80,7 +80,7 @@ class ResidualMlp(nn.Module):
     Raises:
         InputError: a size below 1, or an odd ``time_embed_dim``.
 
-    Example:
+    Examples:
         >>> network = ResidualMlp(embedding_dim=8, width=16, num_blocks=2, time_embed_dim=4)
         >>> network(torch.randn(3, 8), 99).shape
         torch.Size([3, 8])
@@ -168,7 +168,7 @@ class UNet1d(nn.Module):
     Raises:
         InputError: an odd ``time_embed_dim``.
 
-    Example:
+    Examples:
         >>> network = UNet1d(time_embed_dim=8, channels=4)
         >>> network(torch.randn(3, 32), 99).shape
         torch.Size([3, 32])
@@ -248,7 +248,7 @@ class UNet1d(nn.Module):
 class ConvBlock(nn.Module):
     """Two convolutions of three taps, the first scaled and shifted by the timestep, beside a shortcut.
 
-    Example:
+    Examples:
         >>> ConvBlock(4, 6, time_dim=8, dropout=0.0)(torch.randn(2, 4, 16), torch.randn(1, 8)).shape
         torch.Size([2, 6, 16])
     """
@@ -273,7 +273,7 @@ class ConvBlock(nn.Module):
 class SequenceAttention(nn.Module):
     """x + attention(norm(x)) along the sequence, with four heads of 32: full, or linear in the length (Shen et al.).
 
-    Example:
+    Examples:
         >>> SequenceAttention(4, linear=True)(torch.randn(2, 4, 16)).shape
         torch.Size([2, 4, 16])
     """
@@ -303,7 +303,7 @@ class SequenceAttention(nn.Module):
 class ChannelNorm(nn.Module):
     """RMS norm over the channels of (B, C, L).
 
-    Example:
+    Examples:
         >>> ChannelNorm(4)(torch.randn(2, 4, 16)).square().mean(1).allclose(torch.ones(2, 16))
         True
     """

@@ -39,7 +39,7 @@ class DiffGapModel(BridgeModel):
     Raises:
         InputError: a size or number of steps out of range, or an unknown ``text_input``.
 
-    Example:
+    Examples:
         >>> bridge = DiffGapModel(embedding_dim=8, width=16, time_embed_dim=4, num_inference_steps=5).eval()
         >>> _ = bridge.fit(torch.randn(20, 8), torch.randn(20, 8))  # the means alone: not trained yet
         >>> bridge.bridge(torch.randn(3, 8), "audio").shape, bridge.bridge_to_audio(torch.randn(3, 8), "text").shape

@@ -40,7 +40,7 @@ class DiffusionBridgeModel(BridgeModel):
     Raises:
         InputError: a size, timestep or number of steps out of range, or an unknown ``network``.
 
-    Example:
+    Examples:
         >>> bridge = DiffusionBridgeModel(embedding_dim=8, width=16, time_embed_dim=4).eval()
         >>> _ = bridge.fit(torch.randn(20, 8), torch.randn(20, 8))  # the means alone: not trained yet
         >>> bridge.bridge(torch.randn(3, 8), "audio", noise_timestep=300).shape

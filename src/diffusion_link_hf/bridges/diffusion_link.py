@@ -22,7 +22,7 @@ class DiffusionLinkModelOutput(BaseOutput):
     Attributes:
         sample: (B, D), the predicted clean text embedding φ(z_s, s), of about norm ``config.scale``.
 
-    Example:
+    Examples:
         >>> DiffusionLinkModelOutput(sample=torch.zeros(2, 8)).sample.shape
         torch.Size([2, 8])
     """
@@ -54,7 +54,7 @@ class DiffusionLinkModel(BridgeModel):
     Raises:
         InputError: a size below 1, an odd ``time_embed_dim``, an s* or a number of steps out of range.
 
-    Example:
+    Examples:
         >>> link = DiffusionLinkModel(embedding_dim=8, width=16, time_embed_dim=4).eval()
         >>> _ = link.fit(source=torch.randn(20, 8), target=torch.randn(20, 8))  # the means alone: not trained yet
         >>> link.bridge(torch.randn(3, 8), "audio", noise_timestep=200).shape

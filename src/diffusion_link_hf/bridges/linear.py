@@ -33,7 +33,7 @@ class LinearBridge(BridgeModel):
     Raises:
         InputError: an unknown choice, or a strength that is not positive.
 
-    Example:
+    Examples:
         >>> audio = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
         >>> text = audio.roll(1, dims=1)  # a rotation
         >>> bridge = LinearBridge(embedding_dim=8, kind="procrustes").fit(audio, text)
@@ -83,7 +83,7 @@ class LinearBridge(BridgeModel):
 def check_text_input(text_input: str) -> None:
     """Raises InputError for what is not a way to treat text.
 
-    Example:
+    Examples:
         >>> check_text_input("map")
     """
     if text_input not in ("identity", "map"):
@@ -93,7 +93,7 @@ def check_text_input(text_input: str) -> None:
 def solve_ridge(x: torch.Tensor, y: torch.Tensor, strengths: Sequence[float]) -> list[torch.Tensor]:
     """(XᵀX + λN·I)⁻¹ XᵀY for each λ, through one eigendecomposition XᵀX = QΛQᵀ. (N, D), (N, E) → (D, E) each.
 
-    Example:
+    Examples:
         >>> x = torch.eye(3, dtype=torch.float64)
         >>> [weight[0, 0].item() for weight in solve_ridge(x, x, [0.0, 1 / 3])]  # N is 3
         [1.0, 0.5]
@@ -121,7 +121,7 @@ def choose_ridge_strength(
     Raises:
         InputError: all rows are of one item.
 
-    Example:
+    Examples:
         >>> x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).double()
         >>> choose_ridge_strength(x, x) in RIDGE_STRENGTHS
         True
@@ -137,7 +137,7 @@ def choose_ridge_strength(
 def held_out_rows(group: torch.Tensor, share: float, seed: int) -> torch.Tensor:
     """(N,) bool: rows of a random ``share`` of the items in ``group`` (N,), at least one item.
 
-    Example:
+    Examples:
         >>> held_out_rows(torch.tensor([7, 7, 9, 9]), share=0.5, seed=0).sum().item()
         2
     """
@@ -149,7 +149,7 @@ def held_out_rows(group: torch.Tensor, share: float, seed: int) -> torch.Tensor:
 def solve_procrustes(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """The orthogonal W with the least ‖XW − Y‖² (Schönemann 1966). (N, D), (N, D) → (D, D).
 
-    Example:
+    Examples:
         >>> x = torch.eye(2)
         >>> solve_procrustes(x, x.flip(1)).abs().round()
         tensor([[0., 1.],

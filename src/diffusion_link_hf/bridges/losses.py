@@ -24,7 +24,7 @@ SHORTEST = 0.1  # of the text's norm: L_topo divides a shorter prediction by thi
 class Share:
     """The part of a batch that one process works on at a time: number ``index`` of ``count``.
 
-    Example:
+    Examples:
         >>> [Share(index, count=3).rows(8) for index in range(3)]
         [slice(0, 2, None), slice(2, 5, None), slice(5, 8, None)]
     """
@@ -44,7 +44,7 @@ WHOLE = Share()
 class DiffusionLinkLoss:
     """``total`` = ``diffusion`` + weight · ``topology``; all ().
 
-    Example:
+    Examples:
         >>> one = torch.ones(())
         >>> DiffusionLinkLoss(total=2 * one, diffusion=one, topology=one).total.item()
         2.0
@@ -69,7 +69,7 @@ def squared_error(
     Raises:
         InputError: an unknown reduction.
 
-    Example:
+    Examples:
         >>> squared_error(torch.zeros(4, 3), torch.ones(4, 3)).item()
         3.0
         >>> squared_error(torch.zeros(4, 3), torch.ones(4, 3), "mean", "sum").item()
@@ -104,7 +104,7 @@ def diffusion_loss(
     Raises:
         InputError: an unknown reduction.
 
-    Example:
+    Examples:
         >>> text = torch.ones(4, 3)
         >>> diffusion_loss(text, from_text=text, from_audio=torch.zeros(2, 3)).item()  # 2 of 4 rows, each ‖1‖² = 3
         1.5
@@ -141,7 +141,7 @@ def topology_loss(
     Raises:
         InputError: an unknown reduction.
 
-    Example:
+    Examples:
         >>> text = torch.eye(4)
         >>> topology_loss(text, 9 * text).item()  # norms do not count
         0.0
@@ -192,7 +192,7 @@ def diffusion_link_loss(
     Raises:
         InputError: an unknown reduction or ``topology_source``.
 
-    Example:
+    Examples:
         >>> from diffusion_link_hf import make_scheduler
         >>> bridge = DiffusionLinkModel(embedding_dim=8, width=16, time_embed_dim=4)
         >>> source, target = bridge.normalize(torch.randn(6, 8), "audio"), bridge.normalize(torch.randn(9, 8), "text")
@@ -240,7 +240,7 @@ def share_of_loss(
     Returns:
         (): the mean over the share's rows, weighted by their number, so that all shares add up to the batch's loss.
 
-    Example:
+    Examples:
         >>> from diffusion_link_hf import RegressionBridge
         >>> bridge = RegressionBridge(embedding_dim=8, width=16, time_embed_dim=4)
         >>> batch = torch.randn(7, 8), torch.randn(7, 8), None, None, 1000

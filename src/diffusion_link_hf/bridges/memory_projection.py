@@ -35,7 +35,7 @@ class MemoryProjection(BridgeModel):
     Raises:
         InputError: a temperature or ``top_k`` that is not positive, or an unknown choice.
 
-    Example:
+    Examples:
         >>> memory = MemoryProjection(embedding_dim=8, top_k=1).fit(None, torch.eye(8))
         >>> memory.bridge(torch.tensor([[0.0, 0.1, 0.9, 0, 0, 0, 0, 0]])).argmax().item()
         2

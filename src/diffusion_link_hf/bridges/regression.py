@@ -30,7 +30,7 @@ class RegressionBridge(BridgeModel):
     Raises:
         InputError: a size below 1, an odd ``time_embed_dim``, or an unknown ``text_input``.
 
-    Example:
+    Examples:
         >>> bridge = RegressionBridge(embedding_dim=8, width=16, time_embed_dim=4, residual_over_ridge=True).eval()
         >>> _ = bridge.fit(torch.randn(50, 8), torch.randn(50, 8))  # the ridge; `train_bridge` trains the rest
         >>> bridge.bridge(torch.randn(3, 8)).shape

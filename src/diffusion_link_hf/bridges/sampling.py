@@ -19,7 +19,7 @@ def make_scheduler(num_train_timesteps: int = 1000) -> DDIMScheduler:
     Args:
         num_train_timesteps: length of the process; the paper's is 1000.
 
-    Example:
+    Examples:
         >>> scheduler = make_scheduler()
         >>> scheduler.config.prediction_type, scheduler.config.clip_sample
         ('sample', False)
@@ -40,7 +40,7 @@ def check_scheduler(scheduler: DDIMScheduler) -> None:
     Raises:
         InputError: it clips or thresholds samples, or does not predict the sample.
 
-    Example:
+    Examples:
         >>> check_scheduler(make_scheduler())
         >>> check_scheduler(DDIMScheduler())
         Traceback (most recent call last):
@@ -68,7 +68,7 @@ def check_options(
     Raises:
         InputError: a wrong type; a timestep or number of steps outside of the process; see also `check_noise`.
 
-    Example:
+    Examples:
         >>> check_options(noise_timestep=100, num_inference_steps=5)
         >>> check_options(add_noise="yes")
         Traceback (most recent call last):
@@ -92,7 +92,7 @@ def check_noise(
         InputError: ``generator`` is neither a generator nor a list of them; ``noise`` is no dense floating-point
             tensor, or holds NaN or infinity; or both are given.
 
-    Example:
+    Examples:
         >>> check_noise(generator=torch.Generator().manual_seed(0))
         >>> check_noise(torch.Generator(), torch.randn(1, 8))
         Traceback (most recent call last):
@@ -121,7 +121,7 @@ def shallow_timesteps(noise_timestep: int, num_inference_steps: int, num_train_t
     Raises:
         InputError: s* outside 1 … num_train_timesteps, or steps outside 1 … s*.
 
-    Example:
+    Examples:
         >>> shallow_timesteps(100, 5)
         [99, 79, 59, 39, 19]
     """
@@ -151,7 +151,7 @@ def add_noise(
     Returns:
         (B, D) in the dtype of ``clean``.
 
-    Example:
+    Examples:
         >>> clean, noise = torch.ones(2, 3), torch.zeros(1, 3)
         >>> add_noise(clean, noise, torch.tensor([0, 999]), make_scheduler())[:, 0].round(decimals=3)
         tensor([1., 0.])
@@ -172,7 +172,7 @@ class TrainingNoise:
         generator: on the CPU, so that devices agree.
         max_timestep: timesteps are uniform on 0 … max_timestep − 1.
 
-    Example:
+    Examples:
         >>> noise = TrainingNoise(make_scheduler(), torch.Generator().manual_seed(0), max_timestep=150)
         >>> state, timesteps = noise.add_to(torch.randn(4, 8))
         >>> state.shape, bool((timesteps < 150).all())
@@ -215,7 +215,7 @@ def ddim_sample(
     Raises:
         InputError: no timesteps.
 
-    Example:
+    Examples:
         A network that always predicts ones:
 
         >>> ddim_sample(lambda z, t: torch.ones_like(z), torch.randn(1, 3), make_scheduler(), [99, 49])
@@ -235,7 +235,7 @@ def ddim_coefficients(scheduler: DDIMScheduler, timesteps: Sequence[int]) -> lis
     Raises:
         InputError: no timesteps.
 
-    Example:
+    Examples:
         >>> [(round(a, 3), round(b, 3)) for a, b in ddim_coefficients(make_scheduler(), [99, 49])]
         [(0.468, 0.535), (1.0, 0.0)]
     """

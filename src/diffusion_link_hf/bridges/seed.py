@@ -17,7 +17,7 @@ def seed_bridge_config(embedding_dim: int = 512, **config: Any) -> dict[str, Any
         embedding_dim: D.
         config: overrides, such as ``noise_timestep``.
 
-    Example:
+    Examples:
         >>> seed_bridge_config(64, noise_timestep=300)
         {'embedding_dim': 64, 'scale': 8.0, 'num_inference_steps': 1, 'noise_timestep': 300}
     """
@@ -27,7 +27,7 @@ def seed_bridge_config(embedding_dim: int = 512, **config: Any) -> dict[str, Any
 def make_seed_bridge(embedding_dim: int = 512, **config: Any) -> DiffusionLinkModel:
     """An untrained SEED; see `seed_bridge_config`. It saves and loads as the `DiffusionLinkModel` that it is.
 
-    Example:
+    Examples:
         >>> make_seed_bridge(64, width=32).config.num_inference_steps
         1
     """

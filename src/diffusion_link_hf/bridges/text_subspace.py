@@ -26,7 +26,7 @@ class TextSubspaceBridge(BridgeModel):
     Raises:
         InputError: ``energy`` or ``num_components`` out of range.
 
-    Example:
+    Examples:
         >>> text = torch.cat([torch.eye(8)[:3], -torch.eye(8)[:3]])  # on three axes
         >>> TextSubspaceBridge(embedding_dim=8, energy=0.99).fit(None, text).config.fitted_components
         3

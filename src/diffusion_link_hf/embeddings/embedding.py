@@ -121,7 +121,7 @@ def embed(
         ModelFolderError, HubAccessError: the CLAP or the data cannot be had; or the CLAP has no tokenizer.
         InputError: an option out of range, a device that is not there, or embeddings that overflow in ``dtype``.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> import numpy as np

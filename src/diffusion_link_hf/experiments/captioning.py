@@ -121,7 +121,7 @@ def evaluate(
         DiffusionLinkError: an unknown method, metric or field, data or models that cannot be used, a metric that is not
             installed, or a folder with runs of other arguments; all of that before anything is trained.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from diffusion_link_hf import EmbeddingCache, evaluate
         >>> audio = torch.nn.functional.normalize(torch.randn(20, 512), dim=-1)  # as wide as the tiny pipeline's CLAP

@@ -109,7 +109,7 @@ def gap(
         DiffusionLinkError: an unknown method, data that cannot be used, or a library that is not installed; all of
             that before anything is trained.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from diffusion_link_hf import EmbeddingPairs, gap
         >>> _ = torch.manual_seed(0)

@@ -17,7 +17,7 @@ def chosen_methods(names: Sequence[str]) -> list[str]:
     Raises:
         RecipeError: an unknown name.
 
-    Example:
+    Examples:
         >>> chosen_methods(["mlp", "ridge"])
         ['identity', 'centering', 'ridge', 'mlp']
     """

@@ -106,7 +106,7 @@ def push(
         InputError: an id of another form, metadata that the Hub would refuse, or a Space for a link alone.
         HubAccessError: the Hub, or a base model, cannot be reached, or refuses.
 
-    Example:
+    Examples:
         >>> from diffusion_link_hf import push
         >>> from diffusion_link_hf.loading import default_pipeline_folder
         >>> planned = push(default_pipeline_folder(), "me/tiny", license="apache-2.0", dry_run=True)

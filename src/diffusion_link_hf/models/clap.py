@@ -43,7 +43,7 @@ class ClapEncoder(nn.Module):
         front_end: the log-mel front end that the checkpoint was trained with.
         source: the Hub repository that the weights come from, or None.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusion_link_hf import ClapEncoder
         >>> clap = ClapEncoder.from_pretrained("tiny")

@@ -51,7 +51,7 @@ class CaptionDecoder(nn.Module):
     Raises:
         InputError: adapter layers injected into the model itself, which no file format keeps.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusion_link_hf import CaptionDecoder
         >>> from diffusion_link_hf.loading import default_pipeline_folder

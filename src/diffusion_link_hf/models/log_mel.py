@@ -34,7 +34,7 @@ class ClapLogMel(nn.Module):
         mel_scale: ``"slaney"`` with area normalization (unfused checkpoints, ``truncation="rand_trunc"``) or ``"htk"``
             without (fused checkpoints, ``truncation="fusion"``).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusion_link_hf import ClapLogMel
         >>> ClapLogMel()(torch.zeros(2, 480_000)).shape

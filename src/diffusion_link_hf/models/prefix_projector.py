@@ -21,7 +21,7 @@ class PrefixProjector(StrictModel):
         activation: between two layers: "gelu", "silu", "tanh" or "none". The paper gives none; without one the two
             layers would be one of lower rank.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusion_link_hf import PrefixProjector
         >>> projector = PrefixProjector(embedding_dim=64, hidden_size=32, num_prefix_tokens=10, num_layers=2)

@@ -267,7 +267,7 @@ class AudioCaptionPipeline(FolderPipeline):
             AudioError: the one recording, given alone, cannot be read; or ``sampling_rate`` does not fit the list.
             InputError: an option out of range, found before any recording is read where it can be.
 
-        Example:
+        Examples:
             >>> import numpy as np
             >>> from diffusion_link_hf import AudioCaptionPipeline
             >>> pipe = AudioCaptionPipeline.from_pretrained("tiny")

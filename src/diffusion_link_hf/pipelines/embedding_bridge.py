@@ -60,7 +60,7 @@ class DiffusionLinkPipeline(FolderPipeline):
         Raises:
             InputError: see `BridgeModel.bridge`; masked values; or ``noise`` though ``add_noise`` is False.
 
-        Example:
+        Examples:
             >>> import torch
             >>> from diffusion_link_hf import DiffusionLinkPipeline
             >>> pipe = DiffusionLinkPipeline.from_pretrained("tiny")

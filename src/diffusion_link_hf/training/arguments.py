@@ -107,7 +107,7 @@ class BridgeTrainingArguments(TrainingArguments):
         loss (`dict`, default {}): options of the method's training loss. Diffusion-Link knows ``topology_weight``,
             ``topology_source``, ``topology_reduction``, ``dim_reduction``, ``batch_reduction`` and ``text_to_text``.
 
-    Example:
+    Examples:
         >>> args = BridgeTrainingArguments(method="ridge", cache="runs/cache", output="runs/ridge")
         >>> args.stage, args.max_steps
         ('bridge', 2000)
@@ -184,7 +184,7 @@ class DecoderTrainingArguments(TrainingArguments):
             copies them only if the base model is not on the Hub.
         weights_dtype (`"float32" | "float16" | "bfloat16"`, default "float32"): number format of the saved weights.
 
-    Example:
+    Examples:
         >>> args = DecoderTrainingArguments(cache="runs/cache", output="runs/decoder", base_model="tiny")
         >>> args.mode, args.epochs
         ('zeroshot', 50)

@@ -103,7 +103,7 @@ def train_bridge(
         DataError: data that cannot be read or lack the pairs that the method needs, a damaged checkpoint, or an
             ``output`` that cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from diffusion_link_hf import EmbeddingPairs, train_bridge
         >>> audio = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
@@ -332,7 +332,7 @@ def averaged(bridge: BridgeModel, average: EMAModel) -> Iterator[None]:
 def mean_cosine(generated: torch.Tensor, text: torch.Tensor) -> float:
     """Mean cosine of matching rows, (K, D) each: the plain figure of a training. `gap` reports it with its error.
 
-    Example:
+    Examples:
         >>> mean_cosine(torch.eye(2), torch.ones(2, 2))
         0.7071067690849304
     """

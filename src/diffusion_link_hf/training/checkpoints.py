@@ -40,7 +40,7 @@ def run_identity(recipe: dict[str, Any], **contents: str | None) -> dict[str, An
         contents: fingerprints, such as ``data=cache.fingerprint`` or ``link=folder_fingerprint(…)``; None for what the
             recipe does without.
 
-    Example:
+    Examples:
         >>> run_identity({"learning_rate": 0.1, "output": "runs/a"}, data="f00d")
         {'recipe': {'learning_rate': 0.1}, 'data': 'f00d'}
     """

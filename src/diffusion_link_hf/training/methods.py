@@ -119,7 +119,7 @@ def get_method(name: object, option: str = "method") -> Method:
     Raises:
         RecipeError: there is no such method.
 
-    Example:
+    Examples:
         >>> get_method("ridge").trained, get_method("diffusion-link").trained
         (False, True)
     """
@@ -139,7 +139,7 @@ def build_bridge(method: str, embedding_dim: int, /, **config: Any) -> BridgeMod
     Raises:
         RecipeError: an unknown method or argument, or an ``embedding_dim`` in ``config`` that differs.
 
-    Example:
+    Examples:
         >>> type(build_bridge("c3", 512)).__name__
         'MeanCentering'
     """

@@ -238,7 +238,7 @@ def optimize(
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
     """Factor of the learning rate: linear to 1 over ``warmup`` steps, then half a cosine to 0.
 
-    Example:
+    Examples:
         >>> [round(warmup_cosine(step, warmup=2, total=6), 2) for step in range(7)]
         [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
     """

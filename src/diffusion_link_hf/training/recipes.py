@@ -24,7 +24,7 @@ _LINK_LOSS = {"topology_weight": 1.0, "topology_source": "audio", "topology_redu
 def list_recipes() -> dict[str, str]:
     """The recipes that are installed with the package: name → what it is, the first comment line of the file.
 
-    Example:
+    Examples:
         >>> list(list_recipes())[:2]
         ['audiocaps-bridge', 'audiocaps-bridge-shallow']
     """
@@ -48,7 +48,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Iterable[str]
         RecipeError: the file cannot be read, a stage or field is unknown, or a value has a wrong type or is out of
             range.
 
-    Example:
+    Examples:
         >>> args = load_recipe("audiocaps-bridge", {"model.width": 64, "output": "runs/small"})
         >>> args.method, args.batch_size, args.model["width"], args.output
         ('diffusion-link', 128, 64, 'runs/small')
@@ -84,7 +84,7 @@ def parse_fields(texts: Iterable[str]) -> dict[str, Any]:
     Raises:
         RecipeError: a text without a field or ``=``, or a value that is no YAML.
 
-    Example:
+    Examples:
         >>> parse_fields(["width=64", "lora.r=16", "kind=procrustes", "snr_weight=true"])
         {'width': 64, 'lora.r': 16, 'kind': 'procrustes', 'snr_weight': True}
     """
@@ -106,7 +106,7 @@ def translate_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     ``stage: link`` becomes ``stage: bridge`` with ``method: diffusion-link``, and its loss options move into ``loss``.
     ``mode: text_only`` becomes ``mode: zeroshot``, and ``method: centring`` becomes ``method: centering``.
 
-    Example:
+    Examples:
         >>> translate_recipe({"stage": "decoder", "mode": "text_only"})
         {'stage': 'decoder', 'mode': 'zeroshot'}
     """
@@ -145,7 +145,7 @@ def launch_file(name: str) -> Path:
     Raises:
         RecipeError: there is no such file.
 
-    Example:
+    Examples:
         >>> launch_file("ddp").name
         'ddp.yaml'
     """

@@ -21,7 +21,7 @@ def train(recipe: str | Path | TrainingArguments, *, progress: bool = True, **ov
     Raises:
         DiffusionLinkError: see `load_recipe`, `train_bridge` and `train_decoder`.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from diffusion_link_hf import EmbeddingPairs, train
         >>> folder = tempfile.mkdtemp()
