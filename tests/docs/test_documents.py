@@ -48,3 +48,12 @@ def test_the_glossary_is_short():
 def test_every_public_name_is_in_the_reference():
     documented = re.findall(r"^::: \S+\.(\w+)$", (REPOSITORY / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
     assert sorted(documented) == sorted(diffusion_link_hf._EXPORTS)
+
+
+def test_the_page_on_bridging_runs(tmp_path, monkeypatch):
+    page = (REPOSITORY / "docs" / "bridging.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
