@@ -96,3 +96,11 @@ def test_the_page_on_bridging_runs(tmp_path, monkeypatch):
     assert len(blocks) == 2
     for block in blocks:
         exec(block, {})
+
+
+def test_the_build_of_the_site_counts_warnings():
+    """With ``--quiet``, mkdocs drops warnings before ``--strict`` sees them, and a broken site builds."""
+    rule = next(line for line in (REPOSITORY / "Makefile").read_text("utf-8").splitlines() if "mkdocs build" in line)
+    flags = shlex.split(rule, comments=True)
+    assert "--strict" in flags
+    assert "--quiet" not in flags
