@@ -50,7 +50,7 @@ class EmbeddingPairs:
         if self.source.shape[1] != self.target.shape[1]:
             refuse(
                 "source",
-                f"has width {self.source.shape[1]}, target {self.target.shape[1]}",
+                f"is {self.source.shape[1]} wide, but target is {self.target.shape[1]} wide",
                 "Use embeddings of one width",
             )
         if len(self.source) != len(self.target):

@@ -84,7 +84,7 @@ def check_same_space(train: EmbeddingPairs, test: EmbeddingPairs, name: str) -> 
         )
     if None not in (train.clap, test.clap) and train.clap != test.clap:
         raise DataError(
-            name, f"was made by CLAP {test.clap}, the training data by {train.clap}", "Embed both with one CLAP"
+            name, f"was made by CLAP {test.clap}, the training data by {train.clap}", "Embed both with one encoder"
         )
 
 
