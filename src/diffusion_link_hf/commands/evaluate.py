@@ -94,6 +94,6 @@ def run(args: argparse.Namespace) -> int:
     from ..experiments.captioning import evaluate
     from ..training.recipes import parse_fields
 
-    evaluate(**{**keywords(args, steps="train_steps"), "decoder": parse_fields(args.decoder)})
+    evaluate(**{**keywords(args), "decoder": parse_fields(args.decoder)})
     print(Path(args.output) / "report.md")
     return 0

@@ -112,8 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = [name for name, _ in args.bridges]
     if len(set(names)) < len(names):
-        raise InputError("--bridge", f"has a second {max(names, key=names.count)!r}", "Use another name")
-    options = keywords(args, steps="train_steps")
-    gap(**{**options, "bridges": dict(args.bridges), "names": tuple(args.names)})
+        raise InputError("bridges", f"has a second {max(names, key=names.count)!r}", "Use another name")
+    gap(**{**keywords(args), "bridges": dict(args.bridges), "names": tuple(args.names)})
     print(Path(args.output) / "report.md")
     return 0

@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
     from ..training.recipes import parse_fields
 
     model, loss = parse_fields(args.model), parse_fields(args.loss)
-    get_method(args.method, "--method")  # before a large file is read
+    get_method(args.method)  # before a large file is read
     pairs = EmbeddingPairs.load(args.embeddings)
     train_bridge(
         args.method,
         pairs.reversed() if args.reverse else pairs,
         args.output,
-        steps=args.train_steps,
+        steps=args.steps,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         max_train_timestep=args.max_train_timestep,

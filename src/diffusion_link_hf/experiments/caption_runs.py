@@ -1,7 +1,6 @@
 """Runs of a captioning evaluation in a folder: each (mode, method, seed) is done once, all by one recipe."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from .. import __version__
 from ..analysis.captioning import FinishedRun, HeldOut, Run, caption_embeddings
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError, InputError
-from ..files import sync
+from ..files import write_json
 from ..metrics import CaptionScores, score
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
@@ -134,7 +133,8 @@ class CaptionRuns:
         """
         path = self.folder / RECIPE
         if not path.is_file():
-            _write(path, conditions)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, conditions, indent=1, ensure_ascii=False)
             return
         if words := difference(_read(path), conditions):
             raise InputError(
@@ -188,7 +188,8 @@ class CaptionRuns:
         steps = 0 if bridge is None else _read(bridge / "metrics.json")["steps"]
         kind = None if bridge is None else _read(bridge / "link" / "config.json")["_class_name"]
         (folder / SCORES).unlink(missing_ok=True)  # of captions that were removed as damaged
-        _write(folder / CAPTIONS, {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds})
+        result = {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds}
+        write_json(folder / CAPTIONS, result, indent=1, ensure_ascii=False)
         if not self.keep:
             shutil.rmtree(decoder)
         return FinishedRun(run, captions, kind, steps, seconds)
@@ -223,7 +224,8 @@ class CaptionRuns:
                 return CaptionScores(saved["corpus"], per_caption)
         scores = score(found.captions, references, metrics)
         per_caption = {name: values.tolist() for name, values in scores.per_caption.items()}
-        _write(path, {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption})
+        saved = {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption}
+        write_json(path, saved, indent=1, ensure_ascii=False)
         return scores
 
     def clean(self) -> None:
@@ -240,13 +242,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(path, f"is damaged ({error})", "Remove this file: what it tells is done again") from error
     return saved
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        sync(file)
-    os.replace(temporary, path)
