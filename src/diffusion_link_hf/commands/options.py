@@ -39,6 +39,20 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="X", help="default: 5e-4")
 
 
+def add_data_options(parser: argparse.ArgumentParser, held_out: str, test: str, metavar: str) -> None:
+    """Which recordings an experiment leaves out of the fitting.
+
+    Args:
+        held_out, test: help of these options.
+        metavar: of the test data.
+    """
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument("--held-out", type=float, default=0.1, metavar="SHARE", help=f"{held_out} (default: 0.1)")
+    measured.add_argument("--test", metavar=metavar, help=test)
+    parser.add_argument("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use N recordings, chosen by the split seed")
+
+
 def keywords(args: argparse.Namespace) -> dict[str, Any]:
     """The options of a sub-command as arguments of the function that it calls, which have the same names."""
     return {name: value for name, value in vars(args).items() if name not in ("command", "run", "in_options")}
