@@ -133,8 +133,7 @@ class CaptionRuns:
         """
         path = self.folder / RECIPE
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, conditions, indent=1, ensure_ascii=False)
+            _write(path, conditions)
             return
         if words := difference(_read(path), conditions):
             raise InputError(
@@ -189,7 +188,7 @@ class CaptionRuns:
         kind = None if bridge is None else _read(bridge / "link" / "config.json")["_class_name"]
         (folder / SCORES).unlink(missing_ok=True)  # of captions that were removed as damaged
         result = {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds}
-        write_json(folder / CAPTIONS, result, indent=1, ensure_ascii=False)
+        _write(folder / CAPTIONS, result)
         if not self.keep:
             shutil.rmtree(decoder)
         return FinishedRun(run, captions, kind, steps, seconds)
@@ -224,8 +223,7 @@ class CaptionRuns:
                 return CaptionScores(saved["corpus"], per_caption)
         scores = score(found.captions, references, metrics)
         per_caption = {name: values.tolist() for name, values in scores.per_caption.items()}
-        saved = {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption}
-        write_json(path, saved, indent=1, ensure_ascii=False)
+        _write(path, {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption})
         return scores
 
     def clean(self) -> None:
@@ -242,3 +240,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(path, f"is damaged ({error})", "Remove this file: what it tells is done again") from error
     return saved
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, value, indent=1, ensure_ascii=False)
