@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs notebook clean
 
 demo: $(VENV)/installed ## set up, then caption the sample sounds with the embedded pipeline
 	$(BIN)/diffusion-link caption examples/sounds
@@ -17,6 +17,9 @@ lint: $(VENV)/test-installed ## style and formatting
 
 docs: $(VENV)/docs-installed ## build the documentation site into build/site; needs no network (--quiet would switch --strict off)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebook: $(VENV)/test-installed ## run the notebook of examples/notebooks and store its outputs
+	OMP_NUM_THREADS=1 $(BIN)/python examples/notebooks/execute.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -169,3 +169,37 @@ def test_every_public_name_can_be_imported():
         assert getattr(diffusion_link_hf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = diffusion_link_hf.Nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gap", "--embeddings", "nowhere", "--held-out", "2"], "--held-out: is 2.0"),
+        (["gap", "--embeddings", "nowhere", "--train-steps", "5", "--methods", "foo"], "--methods: is 'foo'"),
+        (["gap", "--embeddings", "nowhere"], "also needs a CLAP (--clap NAME)"),
+        (
+            ["evaluate", "--embeddings", "nowhere", "--base-revision", "v1"],
+            "--base-revision: is 'v1', but there is no --base",
+        ),
+        (["train-bridge", "--embeddings", "nowhere", "--method", "foo"], "--method: is 'foo'"),
+        (["embed", "--data", "nowhere", "--clap", "tiny", "--device", "quantum"], "--device: quantum"),
+    ],
+)
+def test_errors_name_options(arguments, words, tmp_path, capsys):
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_errors_of_functions_name_arguments(tmp_path):
+    import diffusion_link_hf
+
+    with pytest.raises(diffusion_link_hf.InputError, match=r"^held_out: is 2"):
+        diffusion_link_hf.gap("nowhere", tmp_path, held_out=2)
+    with pytest.raises(diffusion_link_hf.DataError, match=r"\(clap=NAME\)$"):
+        diffusion_link_hf.gap("nowhere", tmp_path, figures=False)
+    with pytest.raises(diffusion_link_hf.RecipeError, match=r"^method: is 'foo'"):
+        diffusion_link_hf.train_bridge("foo", "nowhere", tmp_path)
+    with pytest.raises(diffusion_link_hf.InputError, match=r"^device: quantum"):
+        diffusion_link_hf.embed("nowhere", tmp_path, "tiny", device="quantum")
+    with pytest.raises(diffusion_link_hf.InputError, match=r"^repo_id: is 'x'"):
+        diffusion_link_hf.push("nowhere", "x")

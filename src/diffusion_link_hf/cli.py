@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from .commands.options import option_words
 from .errors import DiffusionLinkError
 
 COMMANDS = ("caption", "embed", "train", "train_bridge", "gap", "evaluate", "score", "push", "convert_laion")
@@ -23,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
         module = importlib.import_module(f".commands.{name}", __package__)
-        module.add_parser(commands).set_defaults(run=module.run)
+        command = module.add_parser(commands)
+        command.set_defaults(run=module.run, in_options=option_words(command))
     return parser
 
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except DiffusionLinkError as error:
-        print(f"diffusion-link: {error}", file=sys.stderr)
+        print(f"diffusion-link: {args.in_options(error)}", file=sys.stderr)
         return 2
 
 

@@ -1,14 +1,17 @@
 """Files that survive a kill: what is written is on the disk, whole, or not there."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from .errors import DataError, DiffusionLinkError
+
+REMEDY = "Free some space, or check the folder"
 
 
 def sync(file: IO) -> None:
@@ -27,9 +30,7 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def write_whole(
-    path: Path, write: bytes | Callable[[IO[bytes]], object], remedy: str = "Free some space, or check the folder"
-) -> None:
+def write_whole(path: Path, write: bytes | Callable[[IO[bytes]], object], remedy: str = REMEDY) -> None:
     """Write a file that is whole and on the disk, or not there; until then an earlier file of the name stays.
 
     It is written beside ``path`` as ``.<name>.<process id>.tmp``, synced, and renamed.
@@ -62,6 +63,18 @@ def write_whole(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, remedy: str = REMEDY, **options: Any) -> None:
+    """`write_whole` of a value as JSON, by default indented by 2.
+
+    Args:
+        options: of `json.dumps`.
+
+    Raises:
+        DataError: see `write_whole`.
+    """
+    write_whole(path, (json.dumps(value, **{"indent": 2, **options}) + "\n").encode(), remedy)
 
 
 @contextmanager

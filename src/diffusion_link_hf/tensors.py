@@ -76,11 +76,8 @@ def cast_floats(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> di
     return {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in state.items()}
 
 
-def check_device(device: str | torch.device, option: str = "device") -> torch.device:
+def check_device(device: str | torch.device) -> torch.device:
     """The `torch.device` of a name, once it is known that this machine has it.
-
-    Args:
-        option: what the error calls it, such as "--device".
 
     Raises:
         InputError: torch does not know it, or does not see it here.
@@ -88,15 +85,15 @@ def check_device(device: str | torch.device, option: str = "device") -> torch.de
     Examples:
         >>> check_device("cpu")
         device(type='cpu')
-        >>> check_device("quantum", "--device")
+        >>> check_device("quantum")
         Traceback (most recent call last):
         ...
-        diffusion_link_hf.errors.InputError: --device: quantum cannot be used (Expected one of cpu, ...
+        diffusion_link_hf.errors.InputError: device: quantum cannot be used (Expected one of cpu, ...
     """
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch's refusals differ
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            option, f"{device} cannot be used ({reason})", "Use cpu, or a device that torch sees"
+            "device", f"{device} cannot be used ({reason})", "Use cpu, or a device that torch sees"
         ) from error

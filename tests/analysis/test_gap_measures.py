@@ -134,7 +134,7 @@ def test_data_that_fill_few_dimensions_are_told_what_to_do():
     train, held_out = pairs.select(torch.arange(300)), pairs.select(300 + torch.arange(100)[label[300:] < 6])
     with pytest.raises(DataError, match="KL components") as caught:
         check_data(held_out, train, GapSettings())
-    components = int(re.search(r"--kl-components (\d+)", caught.value.remedy).group(1))
+    components = int(re.search(r"kl_components=(\d+)", caught.value.remedy).group(1))
     check_data(held_out, train, GapSettings(kl_components=components))
     with pytest.raises(DataError):
         check_data(held_out, train, GapSettings(kl_components=components + 1))

@@ -51,7 +51,7 @@ def test_recordings_are_embedded_with_the_pipelines_clap(recordings, tmp_path):
 
 
 def test_recordings_need_a_clap(recordings, tmp_path):
-    with pytest.raises(DataError, match="--clap"):
+    with pytest.raises(DataError, match="clap=NAME"):
         run(gap, "--data", recordings, "--methods", "none", "--output", tmp_path / "r", *QUICK)
 
 

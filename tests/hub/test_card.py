@@ -52,6 +52,15 @@ def test_front_matter(run_folder):
     assert {result.dataset_type for result in data.eval_results} == {"OpenSound/AudioCaps"}
 
 
+def test_figures_of_the_bridge_stand_in_the_card_of_the_captioner(tmp_path):
+    make_pipeline().save_pretrained(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"loss": 1.5, "bridge": {"ridge": 0.61, "matched_audio": 0.65}}')
+    text = make_card(tmp_path).render()
+    assert "| Matched cosine audio → text | 0.65 |" in text
+    assert "| Matched cosine audio → text, ridge regression | 0.61 |" in text
+    assert "| Cross-entropy of the validation captions | 1.5 |" in text
+
+
 def test_text(run_folder):
     text = make_card(run_folder, hardware="one GPU").render()
     assert 'AudioCaptionPipeline.from_pretrained("me/model")' in text

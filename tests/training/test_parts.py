@@ -216,7 +216,7 @@ def test_c3_corrupts_each_row_by_itself_and_only_while_training():
 
 
 def test_c3_ends_in_a_pipeline(room, tmp_path):
-    train_bridge("c3", room / "cache", tmp_path / "c3", progress=False)
+    train_bridge("c3", room / "cache", tmp_path / "c3", validation_fraction=0.3, progress=False)
     recipe = arguments(
         room, tmp_path / "out", mode="zeroshot", link=str(tmp_path / "c3" / "link"), gradient_accumulation_steps=2
     )
@@ -225,6 +225,8 @@ def test_c3_ends_in_a_pipeline(room, tmp_path):
     assert isinstance(pipeline.link, MeanCentering)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written["loss"] == metrics["loss"]
+    measured = json.loads((tmp_path / "c3" / "metrics.json").read_text())
+    assert written["bridge"] == {name: measured[name] for name in ("matched_audio", "matched_text")}
     assert written["clap"] == json.loads((room / "cache" / "manifest.json").read_text())["clap"]
 
 

@@ -151,8 +151,8 @@ def _remedy(real: torch.Tensor, queries: torch.Tensor, axes: torch.Tensor) -> st
             _check_components(real, queries, axes[:, :components])
         except InputError:
             continue
-        return f"Use kl_components={components} (--kl-components {components}), or hold out more recordings"
-    return "Leave the geometry out (--no-geometry, geometry=False), or hold out more recordings"
+        return f"Use kl_components={components}, or hold out more recordings"
+    return "Leave the geometry out (geometry=False), or hold out more recordings"
 
 
 def measure_bridges(

@@ -96,7 +96,7 @@ def _load_pipeline(args: argparse.Namespace):
         args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
     )
     pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
-    return pipeline.to(check_device(args.device, "--device"))
+    return pipeline.to(check_device(args.device))
 
 
 def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from ..tensors import check_device
 
     if args.device is not None:
-        check_device(args.device, "--device")
+        check_device(args.device)
     state = PartialState(cpu=args.device == "cpu")
     try:
         with quiet_libraries() if args.quiet else nullcontext():

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..experiments.choices import CAPTIONING_METHODS, INSTRUCTION, MODES
-from .options import add_training_options, keywords, positive
+from .options import add_data_options, add_training_options, keywords, positive
 
 DESCRIPTION = """Measure what bridges do for captioning (the paper's Tables 3 and 4).
 
@@ -29,13 +29,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--embeddings", "--data", required=True, metavar="FOLDER", help="embedding cache for training and captioning")
-    captioned = parser.add_mutually_exclusive_group()
-    captioned.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of recordings to caption (default: 0.1)"
-    )
-    captioned.add_argument("--test", metavar="FOLDER", help="caption the recordings of this cache instead")
-    add("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
-    add("--limit", type=positive, metavar="N", help="use only N recordings; the split seed chooses them")
+    add_data_options(parser, "share of recordings to caption", "caption the recordings of this cache instead", "FOLDER")
     add(
         "--methods",
         nargs="+",
@@ -94,6 +88,6 @@ def run(args: argparse.Namespace) -> int:
     from ..experiments.captioning import evaluate
     from ..training.recipes import parse_fields
 
-    evaluate(**{**keywords(args, steps="train_steps"), "decoder": parse_fields(args.decoder)})
+    evaluate(**{**keywords(args), "decoder": parse_fields(args.decoder)})
     print(Path(args.output) / "report.md")
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import InputError
-from .options import add_training_options, keywords, named_folder, positive
+from .options import add_data_options, add_training_options, keywords, named_folder, positive
 
 DESCRIPTION = """Measure how well bridges close the gap between two modalities.
 
@@ -41,13 +41,9 @@ def add_parser(commands) -> argparse.ArgumentParser:
         help="what the report calls the two sides; the paper's figures appear only for audio text, the default",
     )
     add("--reverse", action="store_true", help="measure the other direction: target → source (text → audio)")
-    measured = parser.add_mutually_exclusive_group()
-    measured.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of recordings to measure on (default: 0.1)"
+    add_data_options(
+        parser, "share of recordings to measure on", "measure on these embeddings, and fit on all others", "PATH"
     )
-    measured.add_argument("--test", metavar="PATH", help="measure on these embeddings, and fit on all others")
-    add("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
-    add("--limit", type=positive, metavar="N", help="use only N recordings; the split seed chooses them")
     add(
         "--methods",
         nargs="+",
@@ -112,8 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = [name for name, _ in args.bridges]
     if len(set(names)) < len(names):
-        raise InputError("--bridge", f"has a second {max(names, key=names.count)!r}", "Use another name")
-    options = keywords(args, steps="train_steps")
-    gap(**{**options, "bridges": dict(args.bridges), "names": tuple(args.names)})
+        raise InputError("bridges", f"has a second {max(names, key=names.count)!r}", "Use another name")
+    gap(**{**keywords(args), "bridges": dict(args.bridges), "names": tuple(args.names)})
     print(Path(args.output) / "report.md")
     return 0

@@ -2,6 +2,8 @@
 
 import argparse
 
+from .options import keywords
+
 DESCRIPTION = """Publish what training or save_pretrained wrote, in one commit: model_index.json, the components, the
 recipes, metrics.json and a model card. If the folder has a README.md, it becomes the first part of the card; the rest
 is generated. Recipes and data sets that the training recorded are found. Checkpoints and logs are not uploaded. A
@@ -36,6 +38,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="show what would be uploaded; uses no network")
     parser.add_argument(
         "--recipe",
+        dest="recipes",
         action="append",
         default=[],
         metavar="FILE",
@@ -45,6 +48,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     card.add_argument("--license", help="license, such as apache-2.0 or llama2")
     card.add_argument(
         "--dataset",
+        dest="datasets",
         action="append",
         default=[],
         help="Hub id or name of the training data (default: the Hub data sets that were embedded; repeatable)",
@@ -64,21 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from ..hub.push import push
 
-    done = push(
-        args.folder,
-        args.repo_id,
-        private=args.private,
-        revision=args.revision,
-        token=args.token,
-        message=args.message,
-        space=args.space,
-        recipes=args.recipe,
-        license=args.license,
-        datasets=args.dataset,
-        hardware=args.hardware,
-        co2_grams=args.co2_grams,
-        dry_run=args.dry_run,
-    )
+    done = push(**keywords(args))
     if args.dry_run:
         for upload in done.uploads:
             _show(upload)

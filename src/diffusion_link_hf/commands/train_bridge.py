@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from .options import add_training_options
+from .options import add_training_options, keywords
 
 DESCRIPTION = """Fit a bridge between two modalities on matched embeddings.
 
@@ -56,9 +56,12 @@ def add_parser(commands) -> argparse.ArgumentParser:
         )
     parser.add_argument("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="default: no")
     parser.add_argument(
-        "--no-resume", action="store_true", help="start from the beginning, even if OUTPUT has a checkpoint"
+        "--no-resume",
+        dest="resume",
+        action="store_false",
+        help="start from the beginning, even if OUTPUT has a checkpoint",
     )
-    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+    parser.add_argument("--quiet", dest="progress", action="store_false", help="show no progress bar")
     return parser
 
 
@@ -73,23 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from ..training.recipes import parse_fields
 
     model, loss = parse_fields(args.model), parse_fields(args.loss)
-    get_method(args.method, "--method")  # before a large file is read
+    get_method(args.method)  # before a large file is read
     pairs = EmbeddingPairs.load(args.embeddings)
-    train_bridge(
-        args.method,
-        pairs.reversed() if args.reverse else pairs,
-        args.output,
-        steps=args.train_steps,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        max_train_timestep=args.max_train_timestep,
-        validation_fraction=args.validation_fraction,
-        seed=args.seed,
-        model=model,
-        loss=loss,
-        mixed_precision=args.mixed_precision,
-        resume=not args.no_resume,
-        progress=not args.quiet and sys.stderr.isatty(),
-    )
+    options = {name: value for name, value in keywords(args).items() if name not in ("embeddings", "reverse")}
+    options |= {"model": model, "loss": loss, "progress": args.progress and sys.stderr.isatty()}
+    train_bridge(data=pairs.reversed() if args.reverse else pairs, **options)
     print(json.dumps(json.loads((Path(args.output) / "metrics.json").read_text(encoding="utf-8"))))
     return 0

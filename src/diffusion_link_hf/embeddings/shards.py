@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import DataError
-from ..files import write_whole
+from ..files import write_json, write_whole
 
 FORMAT = "diffusion-link embedding cache 2"
 MANIFEST, LOCK = "manifest.json", ".manifest.lock"
@@ -114,7 +114,7 @@ def write_shard(folder: Path, index: int, shard: Shard, identity: Identity) -> N
         "sha256": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
         "audio_names": list(shard.audio_names),
     }
-    write_json(folder / (name + RECORD), record)
+    write_json(folder / (name + RECORD), record, _REMEDY, indent=1)
 
 
 def complete_shards(folder: Path, identity: Identity) -> dict[int, ShardSummary]:
@@ -176,7 +176,7 @@ def write_manifest(folder: Path, shards: Sequence[ShardSummary], about: Mapping[
             {"name": s.name, "recordings": s.recordings, "captions": s.captions, "sha256": s.sha256} for s in shards
         ],
     }
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, manifest, _REMEDY, indent=1)
     return manifest
 
 
@@ -247,11 +247,6 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _OURS.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_whole` of indented JSON, in ASCII: names of files may hold what UTF-8 cannot."""
-    write_whole(path, (json.dumps(value, indent=1) + "\n").encode(), _REMEDY)
 
 
 def _checksum(path: Path) -> str | None:

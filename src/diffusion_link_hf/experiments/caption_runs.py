@@ -1,7 +1,6 @@
 """Runs of a captioning evaluation in a folder: each (mode, method, seed) is done once, all by one recipe."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from .. import __version__
 from ..analysis.captioning import FinishedRun, HeldOut, Run, caption_embeddings
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError, InputError
-from ..files import sync
+from ..files import write_json
 from ..metrics import CaptionScores, score
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
@@ -188,7 +187,8 @@ class CaptionRuns:
         steps = 0 if bridge is None else _read(bridge / "metrics.json")["steps"]
         kind = None if bridge is None else _read(bridge / "link" / "config.json")["_class_name"]
         (folder / SCORES).unlink(missing_ok=True)  # of captions that were removed as damaged
-        _write(folder / CAPTIONS, {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds})
+        result = {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds}
+        _write(folder / CAPTIONS, result)
         if not self.keep:
             shutil.rmtree(decoder)
         return FinishedRun(run, captions, kind, steps, seconds)
@@ -243,10 +243,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        sync(file)
-    os.replace(temporary, path)
+    write_json(path, value, indent=1, ensure_ascii=False)

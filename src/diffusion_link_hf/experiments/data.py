@@ -109,12 +109,14 @@ def embedded(
         return EmbeddingPairs.from_cache(data) if isinstance(data, EmbeddingCache) else data
     clap = choice.clap or default_clap
     if clap is None and not Path(data).exists():
-        raise DataError(data, "no such file or folder", "Check the path. A data set on the Hub also needs --clap")
+        raise DataError(
+            data, "no such file or folder", "Check the path. A data set on the Hub also needs a CLAP (clap=NAME)"
+        )
     if clap is None:
         raise DataError(
             data,
             "holds neither an embedding cache nor a file of pairs",
-            "Name a CLAP with --clap (clap=…) to embed recordings",
+            "Name a CLAP to embed recordings (clap=NAME)",
         )
 
     from ..data.captioned_audio import open_data

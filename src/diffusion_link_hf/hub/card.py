@@ -139,7 +139,7 @@ class PipelineCard:
             base_models=base_models(contents.folder),
             parameters=_count_parameters(contents),
             recipes=contents.recipes,
-            metrics=contents.metrics,
+            metrics={**contents.metrics.get("bridge", {}), **contents.metrics},
             **values,
         )
 

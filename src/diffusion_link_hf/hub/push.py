@@ -19,7 +19,10 @@ from .space import space_files
 
 _CLASSES = {kind.__name__: kind for kind in (AudioCaptionPipeline, DiffusionLinkPipeline)}
 # Of `hub_errors`: problem and remedy where the repository cannot be made or found, and where the connection failed.
-_MISSING = ("cannot be written", "Log in (hf auth login) or pass --token, with the right to write to its owner")
+_MISSING = (
+    "cannot be written",
+    "Log in (hf auth login) or pass a token (token=TOKEN), with the right to write to its owner",
+)
 _FAILED = ("cannot be pushed", "The commit may or may not have arrived. It is safe to push again")
 
 

@@ -29,7 +29,7 @@ def download(item: str, url: str, path: Path, sha256: str | None = None) -> None
         MetricDependencyError: the server cannot be reached, the transfer broke off, or the checksum differs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remedy = f"Try again, or fetch {url} by other means and pass it with --archive"
+    remedy = f"Try again, or fetch {url} by other means and pass it (archive=FILE)"
 
     def fetch(file: IO[bytes]) -> None:
         try:

@@ -1,7 +1,6 @@
 """Pipeline folders: model_index.json with short public names, components loaded strictly, one folder each."""
 
 import copy
-import json
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
@@ -11,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from ..errors import InputError, ModelFolderError
+from ..files import write_json
 from ..loading import (
     INDEX,
     PACKAGE,
@@ -256,4 +256,4 @@ class FolderPipeline(DiffusionPipeline):
             else:
                 component.save_pretrained(folder / name)
         # Last, so that a folder whose writing was interrupted is not taken for a whole one.
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX, index)

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult
 
 from ..analysis.captioning import CaptionResult, FinishedRun, HeldOut
 from ..errors import DataError
+from ..files import write_whole
 from .markdown import LEVEL, difference_cell, figure, figure_of, intervals_line, table, with_interval
 from .published import TABLE_3, TABLE_3_OTHERS, TABLE_4, TABLE_4_OTHERS
 
@@ -89,12 +90,13 @@ def captioning_document(
 
 def write_captions(runs: Sequence[FinishedRun], held_out: HeldOut, path: Path) -> None:
     """Every caption as a JSON line, which ``diffusion-link score`` reads too."""
-    with open(path, "w", encoding="utf-8") as file:
-        for found in runs:
-            about = {"mode": found.run.mode, "method": found.run.method, "seed": found.run.seed}
-            for name, caption, references in zip(held_out.names, found.captions, held_out.references, strict=True):
-                line = {**about, "recording": name, "candidate": caption, "references": references}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    lines = []
+    for found in runs:
+        about = {"mode": found.run.mode, "method": found.run.method, "seed": found.run.seed}
+        for name, caption, references in zip(held_out.names, found.captions, held_out.references, strict=True):
+            line = {**about, "recording": name, "candidate": caption, "references": references}
+            lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    write_whole(path, "".join(lines).encode())
 
 
 def caption_eval_results(

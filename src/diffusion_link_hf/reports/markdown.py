@@ -1,6 +1,5 @@
 """What all reports share: figures as documents hold them, the cells and tables that show them, and the two files."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..analysis.bootstrap import Estimate
+from ..files import write_json, write_whole
 
 LEVEL = 0.95
 DIGITS = 6  # of stored figures: what is beyond float32's resolution differs from machine to machine
@@ -94,6 +94,5 @@ def write_document(document: Mapping[str, Any], markdown: str, folder: str | Pat
     """Write ``results.json`` and ``report.md``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    write_json(folder / "results.json", document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / "report.md", markdown.encode())

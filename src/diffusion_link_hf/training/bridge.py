@@ -1,6 +1,5 @@
 """Fits a bridge on matched embeddings: in closed form, or by the shared training loop."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from ..bridges.sampling import make_scheduler
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import RecipeError
+from ..files import write_json
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .arguments import BridgeTrainingArguments
 from .checkpoints import run_identity
@@ -184,7 +184,7 @@ def fit(
     accelerator.log({f"result/{name}": value for name, value in flat_figures(metrics).items()}, metrics["steps"])
     if accelerator.is_main_process:
         DiffusionLinkPipeline(bridge, scheduler).save_pretrained(args.output)
-        (Path(args.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(Path(args.output) / "metrics.json", metrics)
         write_recipe(args, Path(args.output), data=pairs.fingerprint)
     accelerator.wait_for_everyone()
     accelerator.end_training()

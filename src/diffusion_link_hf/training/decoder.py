@@ -1,6 +1,5 @@
 """Trains projector and decoder through a frozen bridge: captions from text embeddings, or from audio."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -15,6 +14,8 @@ from torch import nn
 from ..bridges.losses import Share
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
+from ..files import write_json
+from ..loading import read_json
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
 from .batches import CaptionBatches
@@ -29,6 +30,7 @@ from .trackers import flat_figures, log_captions, start_tracker
 from .validation import CaptionValidation, check_validation, embeds_of, trainable_rows
 
 TOKENIZED_AT_ONCE = 1024
+BRIDGE_COSINES = ("raw", "centered", "ridge", "matched_audio", "matched_text")
 
 
 def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
@@ -46,7 +48,8 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
 
     Returns:
         What metrics.json holds: ``loss`` per caption token and ``perplexity`` of the validation captions, ``cider_d``
-        where the recipe asks for it, and ``padding_share``, the share of all positions that is padding.
+        where the recipe asks for it, and ``padding_share``, the share of all positions that is padding. ``bridge`` has
+        the held-out cosines of the bridge, as its own training wrote them beside it.
 
     Raises:
         RecipeError: see `build_parts`; also a checkpoint of another recipe, link, base model or CLAP.
@@ -84,11 +87,13 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         "padding_share": round(padding_share, 4),
         **figures,
     }
+    if args.link and (bridge := _bridge_figures(Path(args.link).parent / "metrics.json")):
+        metrics["bridge"] = bridge
     accelerator.log({f"result/{name}": value for name, value in flat_figures(metrics).items()}, run.step)
     gather_in_place(run.model, keep=accelerator.is_main_process)
     if accelerator.is_main_process:
         _write(args, output, run.model, parts)
-        (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(output / "metrics.json", metrics)
         write_recipe(args, output, data=cache.fingerprint, **parts.fingerprints)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -202,3 +207,9 @@ def _write(args: DecoderTrainingArguments, output: Path, model: CaptionModel, pa
         return
     torch.nn.Module.to(model.projector, dtype).save_pretrained(output / "projector")
     model.decoder.save_pretrained(output / "decoder", include_base=args.include_base, dtype=dtype)
+
+
+def _bridge_figures(path: Path) -> dict[str, float]:
+    """The cosines that the training of the bridge measured on its held-out recordings; {} where it wrote none."""
+    found = read_json(path) if path.is_file() else {}
+    return {name: found[name] for name in BRIDGE_COSINES if isinstance(found.get(name), float)}

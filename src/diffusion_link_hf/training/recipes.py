@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from ..errors import RecipeError
+from ..files import write_whole
 from ..loading import default_pipeline_folder
 from .arguments import STAGES, TrainingArguments
 
@@ -135,7 +136,7 @@ def write_recipe(args: TrainingArguments, output: Path, **fingerprints: str | No
     lines += [f"# {name}: fingerprint {value}" for name, value in sorted(fingerprints.items()) if value is not None]
     text = yaml.safe_dump(asdict(args), sort_keys=False, allow_unicode=True)
     path = output / RECIPE_FILE
-    path.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
+    write_whole(path, ("\n".join(lines) + "\n" + text).encode())
     return path
 
 
