@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from . import __version__
 from .errors import DiffusionLinkError
 
-COMMANDS = ("caption", "embed", "train", "train_bridge", "gap", "evaluate", "score", "push", "convert_laion")
+COMMANDS = ("caption", "embed", "train", "train_bridge", "gap", "evaluate", "test", "score", "push", "convert_laion")
 
 
 def build_parser() -> argparse.ArgumentParser:

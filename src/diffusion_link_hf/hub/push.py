@@ -82,7 +82,7 @@ def push(
     """Publish a pipeline folder on the Hub in one commit: its components, recipes, metrics.json and a model card.
 
     The folder's README.md, if there is one, is the fixed part of the card. Recipes and data sets that the training
-    recorded in the folder are found, and the figures on test sets that `test_pipeline` left there.
+    recorded in the folder are found, and the figures on test sets that `evaluate_pipeline` left there.
 
     Args:
         folder: what training or `save_pretrained` wrote; nothing in it is changed.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..analysis.bootstrap import Estimate
+from ..files import write_whole
 
 LEVEL = 0.95
 DIGITS = 6  # of stored figures: what is beyond float32's resolution differs from machine to machine
@@ -70,6 +72,26 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def plain(text: str) -> str:
+    r"""Text as it is, on one line: nothing in it is Markdown or HTML.
+
+    Examples:
+        >>> print(plain("a|b <script>"))
+        a\|b \<script\>
+    """
+    return re.sub(r"([\\`*\[\]<>|!#])", r"\\\1", " ".join(str(text).split()))
+
+
+def left_out_section(
+    failures: Sequence[Mapping[str, str]], words: str = "recordings are left out, with their captions:"
+) -> list[str]:
+    """The recordings that could not be used, each with its reason."""
+    if not failures:
+        return []
+    rows = ([plain(failure["audio"]), plain(failure["reason"])] for failure in failures)
+    return [f"{len(failures):,} {words}\n", table(["recording", "why"], rows)]
+
+
 def intervals_line(settings: Mapping[str, Any], items: str = "recordings") -> str:
     """What brackets and ± mean."""
     return (
@@ -91,9 +113,13 @@ def times_section(times: Mapping[str, Mapping[str, Sequence[float | None]]]) -> 
 
 
 def write_document(document: Mapping[str, Any], markdown: str, folder: str | Path) -> None:
-    """Write ``results.json`` and ``report.md``."""
+    """Write ``results.json`` and ``report.md``, each whole or not at all.
+
+    Raises:
+        DataError: they cannot be written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / "results.json").write_text(text, encoding="utf-8")
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    write_whole(folder / "results.json", text.encode())
+    write_whole(folder / "report.md", markdown.encode())
