@@ -93,7 +93,7 @@ def test_the_card_has_them_with_data_set_split_and_revision(folder):
     assert (cider.metric_value, cider.dataset_type, cider.dataset_split) == (0.7, "me/sounds", "test")
     assert (cider.dataset_revision, cider.dataset_name) == ("0a1b", "me/sounds, split test, first 40 recordings")
     assert "| CIDEr-D | 0.7 | 0.6 to 0.8 |" in text
-    assert "2 recordings could not be read" in text
+    assert "could not be read: 2." in text
     assert "num beams 4" in text
 
 

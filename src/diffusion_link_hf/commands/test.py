@@ -13,7 +13,7 @@ a folder also gets the figures: in its test_results.json, from where `push` take
 
 Captions are kept as they are made: started again with equal arguments, the command goes on where it stopped. Under
 `accelerate launch` every process captions its share. All metrics are computed that can be; the report lists the others
-with the reason.
+with the reason. The exit status is 0, 1 if recordings had to be left out, or 2 if something was wrong.
 """
 
 

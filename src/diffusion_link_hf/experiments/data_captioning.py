@@ -66,6 +66,14 @@ class CaptioningOptions:
         }
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What reports and cards say of it."""
+        sampled = {"do_sample": True, "seed": self.seed} if self.do_sample else {}
+        reranked = {"rerank": self.rerank} if self.rerank > 1 else {}
+        searched = {"num_beams": self.generation["num_beams"], "max_new_tokens": self.max_new_tokens}
+        return {**searched, **sampled, **self.generation_kwargs, **reranked}
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """What captions depend on. The last bits of an embedding depend on its batch."""
         seed = {"seed": self.seed} if self.do_sample else {}

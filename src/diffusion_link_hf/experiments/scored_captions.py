@@ -98,7 +98,7 @@ def report_captions(
 
 def data_set_result(document: Mapping[str, Any]) -> DataSetResult:
     """What the pipeline's folder keeps of a report."""
-    data, settings = document["data"], document["settings"]
+    data = document["data"]
     name, _, commit = data["name"].partition("@")
     return DataSetResult(
         pipeline=document["pipeline"]["fingerprint"],
@@ -109,7 +109,7 @@ def data_set_result(document: Mapping[str, Any]) -> DataSetResult:
         data_revision=commit or None,
         limit=data["limit"],
         left_out=len(data["left_out"]),
-        generation={**settings["generation"], **({"rerank": settings["rerank"]} if settings["rerank"] > 1 else {})},
+        generation=document["settings"]["generation"],
     )
 
 

@@ -160,6 +160,7 @@ def evaluate_pipeline(
     if captioned is None:
         return None
     say("scoring", progress)
+    named_split = split if isinstance(data, (str, Path)) else recordings.split
     about = {
         "pipeline": {
             "name": _pipeline_name(model, folder),
@@ -167,8 +168,8 @@ def evaluate_pipeline(
             "link": None if pipeline.link is None else type(pipeline.link).__name__,
             "mode": _training_mode(folder),
         },
-        "data": {"name": recordings.name, "split": split, "fingerprint": recordings.fingerprint, "limit": limit},
-        "settings": {"generation": options.generation, "rerank": rerank},
+        "data": {"name": recordings.name, "split": named_split, "fingerprint": recordings.fingerprint, "limit": limit},
+        "settings": {"generation": options.described},
     }
     document = report_captions(captioned, about, scoring, Path(output))
     if card and is_local:

@@ -104,7 +104,7 @@ def _is_figure(name: str, value: Any) -> bool:
 
 def _result_table(result: DataSetResult) -> str:
     """The figures on one test set."""
-    left_out = f" {result.left_out:,} recordings could not be read and are left out." if result.left_out else ""
+    left_out = f" Left out, since they could not be read: {result.left_out:,}." if result.left_out else ""
     written = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result.generation.items())
     rows = [
         f"| {METRIC_NAMES[name][1]} | {figure['value']:.4g} | {_interval(figure)} |"

@@ -1,6 +1,7 @@
 """The words of a model card that do not depend on the model: names of metrics, licenses, uses, limits."""
 
 from ..metrics import SCORE_NAMES
+from ..metrics.vocabulary import NAMES as VOCABULARY
 
 # Identifiers of the Hub for scores that it knows under another name.
 _IDENTIFIERS = {**{f"bleu_{n}": "bleu" for n in range(1, 5)}, "rouge_l": "rouge", "cider_d": "cider"}
@@ -24,7 +25,7 @@ METRIC_NAMES = {
     "matched_text": ("cosine_similarity", "Matched cosine text → text"),
     "loss": ("loss", "Cross-entropy of the validation captions"),
     "perplexity": ("perplexity", "Perplexity of the validation captions"),
-} | {score: (_IDENTIFIERS.get(score, score), name) for score, name in SCORE_NAMES.items()}
+} | {score: (_IDENTIFIERS.get(score, score), name) for score, name in SCORE_NAMES.items() if score not in VOCABULARY}
 # Folders of the machine that trained, and what does not touch the weights.
 UNSAID_FIELDS = ("stage", "cache", "output", "link", "clap", "resume", "report_to", "log_every", "keep_checkpoints")
 TASKS = {

@@ -83,13 +83,13 @@ def plain(text: str) -> str:
 
 
 def left_out_section(
-    failures: Sequence[Mapping[str, str]], words: str = "recordings are left out, with their captions:"
+    failures: Sequence[Mapping[str, str]], words: str = "Recordings left out, with their captions"
 ) -> list[str]:
     """The recordings that could not be used, each with its reason."""
     if not failures:
         return []
     rows = ([plain(failure["audio"]), plain(failure["reason"])] for failure in failures)
-    return [f"{len(failures):,} {words}\n", table(["recording", "why"], rows)]
+    return [f"{words}: {len(failures):,}\n", table(["recording", "why"], rows)]
 
 
 def intervals_line(settings: Mapping[str, Any], items: str = "recordings") -> str:

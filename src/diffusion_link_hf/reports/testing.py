@@ -31,8 +31,8 @@ def pipeline_document(
         pipeline: ``name``, ``fingerprint``, ``link`` (class) and ``mode`` of its decoder's training, or None.
         data: ``name``, ``split``, ``fingerprint``, ``limit``, numbers of ``recordings`` and ``references``, and
             ``left_out``, {"audio", "reason"} of each recording that could not be read.
-        settings: ``generation``, ``rerank``, ``resamples``, ``seed``, ``metrics``, ``not_computed`` (score family →
-            why), and ``notes``.
+        settings: ``generation`` (`CaptioningOptions.described`), ``resamples``, ``seed``, ``metrics``,
+            ``not_computed`` (score family → why), and ``notes``.
         rows: of the captions.
         times: ``captioning``, seconds of all processes.
     """
@@ -51,22 +51,23 @@ def pipeline_document(
 
 
 def score_figures(document: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Score → its {"value", "low", "high"}, in the order of tables."""
+    """Score → its {"value", "low", "high"}, in the order of tables; without the vocabulary, which is no score."""
     found = {**document["figures"], **document["corpus"]}
     return {
         name: {key: found[name][key] for key in ("value", "low", "high")}
         for name in SCORE_NAMES
-        if name in found and found[name]["value"] is not None
+        if name not in VOCABULARY and name in found and found[name]["value"] is not None
     }
 
 
 def score_lines(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """(name, value with its interval) of all figures, as tables have them: scores × 100."""
     for name, words in SCORE_NAMES.items():
-        for key, label in ((name, words), (f"{name}{PER_CAPTION}", f"{words}, mean of captions")):
-            found = document["figures"].get(key) or document["corpus"].get(key)
-            if found is not None:
-                yield label, _value(name, found)
+        found = document["figures"].get(name) or document["corpus"].get(name)
+        if found is not None:
+            yield words, _value(name, found)
+        if name == "meteor" and found is not None:
+            yield f"{words}, mean of captions", _value(name, document["figures"][f"{name}{PER_CAPTION}"])
 
 
 def pipeline_markdown(document: Mapping[str, Any]) -> str:
@@ -75,7 +76,7 @@ def pipeline_markdown(document: Mapping[str, Any]) -> str:
     where = f"{plain(data['name'])}{', split ' + plain(data['split']) if data['split'] else ''}"
     first = f", the first {data['limit']:,}" if data["limit"] else ""
     generation = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings["generation"].items())
-    rerank = settings["rerank"]
+    rerank = settings["generation"].get("rerank", 1)
     chosen = (
         f" Of {rerank} captions of each recording, the one was taken whose CLAP embedding is nearest to the "
         "recording's (CLAP-Refine)."
@@ -87,12 +88,12 @@ def pipeline_markdown(document: Mapping[str, Any]) -> str:
             f"{pipeline['fingerprint']}, link {pipeline['link'] or 'none'}; data {data['fingerprint']}.\n",
             f"Captions: {generation}.{chosen if rerank > 1 else ''} A recording longer than ten seconds is the mean of "
             "its windows, as in training.\n",
-            *left_out_section(data["left_out"], "recordings could not be read and are left out of all figures:"),
+            *left_out_section(data["left_out"], "Recordings that could not be read, left out of all figures"),
             "## Scores\n",
             f"× 100, except for the vocabulary. Brackets: {settings['level']:.0%} intervals by "
             f"{settings['resamples']:,} bootstrap resamples of recordings. METEOR and BLEU are scores of the corpus "
-            "and have none; the means of their scores of single captions, which have one, stand below them. For "
-            "CIDEr-D document frequencies stay those of all references.\n",
+            "and have none; the mean of METEOR over captions, which has one, stands beside. For CIDEr-D document "
+            "frequencies stay those of all references.\n",
             table(["score", "value"], score_lines(document)),
             *_not_computed(settings["not_computed"]),
             *[f"- {plain(note)}" for note in settings["notes"]],
@@ -134,12 +135,13 @@ def _paper_section(document: Mapping[str, Any]) -> Iterable[str]:
     own = [_value(name, found[name]) if name in found else "–" for name in PUBLISHED_SCORES]
     for mode, rows in document["paper"].items():
         yield f"Table {PUBLISHED[mode][0]}, {MODE_WORDS[mode]}:\n"
-        published = [
-            [f"the paper: {name}" if "external" not in row else name, *(_cell(row, key) for key in PUBLISHED_SCORES)]
-            for name, row in rows.items()
-        ]
+        published = [[_system(name, row), *(_cell(row, key) for key in PUBLISHED_SCORES)] for name, row in rows.items()]
         header = ["system", *(SCORE_NAMES[name] for name in PUBLISHED_SCORES)]
         yield table(header, [[f"**{plain(document['pipeline']['name'])}**", *own], *published])
+
+
+def _system(name: str, row: Mapping[str, float]) -> str:
+    return name if "external" in row else f"the paper: {'no bridge' if name == 'none' else name}"
 
 
 def _cell(row: Mapping[str, float], name: str) -> str:
