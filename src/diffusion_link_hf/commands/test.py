@@ -44,6 +44,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     add("--sample", dest="do_sample", action="store_true", help="sample instead of searching")
     add(
         "--generation",
+        dest="generation_kwargs",
         nargs="+",
         default=[],
         metavar="FIELD=VALUE",
@@ -84,12 +85,11 @@ def run(args: argparse.Namespace) -> int:
     from ..training.recipes import parse_fields
     from .quiet import quiet_libraries
 
-    options = keywords(args, generation_kwargs="generation")
-    options |= {"generation_kwargs": parse_fields(args.generation), "dtype": getattr(torch, args.dtype)}
+    given = {"generation_kwargs": parse_fields(args.generation_kwargs), "dtype": getattr(torch, args.dtype)}
     state = PartialState(cpu=args.device == "cpu")
     try:
         with quiet_libraries():
-            document = evaluate_pipeline(**options)
+            document = evaluate_pipeline(**{**keywords(args), **given})
     finally:
         state.destroy_process_group()
     if document is None:  # other processes are still at work
