@@ -139,7 +139,7 @@ def write_recipe(
     lines = [f"# python {platform.python_version()}"]
     lines += [f"# {name} {importlib.metadata.version(name)}" for name in LIBRARIES]
     lines += [f"# {name}: fingerprint {value}" for name, value in sorted(fingerprints.items()) if value is not None]
-    lines += [f"# {TRAINED_ON}: {trained_on}"] if trained_on else []
+    lines += [f"# {TRAINED_ON}: {' '.join(trained_on.split())}"] if trained_on else []
     text = yaml.safe_dump(asdict(args), sort_keys=False, allow_unicode=True)
     path = output / RECIPE_FILE
     path.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
