@@ -63,6 +63,7 @@ _EXPORTS = {
     "measure_bridges": "analysis.gap_measures",
     "gap": "experiments.gap",
     "evaluate": "experiments.captioning",
+    "evaluate_pipeline": "experiments.testing",
     "eval_results": "reports.gap",
     "score": "metrics.registry",
     "Captions": "metrics.captions",

@@ -74,6 +74,26 @@ def test_the_same_arguments_give_the_same_files_but_for_times(tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def test_pairs_of_nobody_knows_what_are_not_called_audio(tmp_path):
+    """Image or speaker embeddings stand alone, without the paper's figures, unless they are named otherwise."""
+    data = write_pairs(tmp_path)
+    arguments = ["--embeddings", data, "--methods", "none", "--no-figures", *QUICK]
+    for name, options, sides in (
+        ("file", [], ["source", "target"]),
+        ("named", ["--names", "image", "text"], ["image", "text"]),
+        ("audio", ["--names", "audio", "text"], ["audio", "text"]),
+    ):
+        run(gap, *arguments, *options, "--output", tmp_path / name)
+        report = (tmp_path / name / "report.md").read_text()
+        assert json.loads((tmp_path / name / "results.json").read_text())["names"] == sides
+        assert ("AudioCaps" in report) == (name == "audio")
+    pairs = EmbeddingPairs.load(data)
+    for clap, sides in ((None, ["source", "target"]), ("a CLAP's fingerprint", ["audio", "text"])):
+        options = {"methods": ["none"], "figures": False, "resamples": 20, "held_out": 0.3, "kl_components": 4}
+        document = experiment.gap(replace(pairs, clap=clap), tmp_path / "memory", **options)
+        assert document["names"] == sides
+
+
 def test_no_recording_is_on_both_sides(tmp_path):
     choice = DataChoice(write_pairs(tmp_path), held_out=0.2, limit=50)
     train, held_out, data = split_pairs(choice, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import diffusion_link_hf
 
 MODULES = sorted(set(diffusion_link_hf._EXPORTS.values()))
-JAVA = {"metrics.registry", "experiments.captioning"}  # their examples tokenize with Java
+JAVA = {"metrics.registry", "experiments.captioning", "experiments.testing"}  # their examples tokenize with Java
 
 
 def examples(name: str) -> list[doctest.DocTest]:

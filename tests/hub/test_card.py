@@ -7,7 +7,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from diffusion_link_hf.hub.card import METRIC_NAMES, PipelineCard, field_sources
+from diffusion_link_hf.hub.card import PipelineCard, field_sources
+from diffusion_link_hf.hub.card_words import METRIC_NAMES
 from diffusion_link_hf.hub.contents import CARD, collect
 from diffusion_link_hf.loading import BaseReference
 from support.models import make_pipeline

@@ -73,6 +73,23 @@ def test_the_run_says_what_it_was_trained_on(folder, tmp_path, monkeypatch):
     assert PipelineCard.of(contents, "me/model", datasets=["a/b"]).datasets == ["a/b"]
 
 
+def test_what_the_training_wrote_down_needs_neither_cache_nor_link(folder, tmp_path):
+    """Both may be gone, or on another machine, when the pipeline is published."""
+    (folder / "recipe.yaml").write_text("# trained on: me/sounds@0a1b\nstage: decoder\nlink: gone/link\ncache: gone\n")
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "bridge.yaml").write_text("# trained on: me/others@2c\nstage: bridge\nseed: 3\n")
+    contents = collect(folder)
+    assert contents.datasets == ("me/others", "me/sounds")
+    assert {name for name in contents.files if name.startswith("recipes/")} == {
+        "recipes/bridge.yaml",
+        "recipes/decoder.yaml",
+    }
+    (tmp_path / "mine.yaml").write_text("stage: bridge\nseed: 4\n")
+    contents = collect(folder, [tmp_path / "mine.yaml"])
+    assert contents.recipes["bridge"]["seed"] == 4
+    assert contents.datasets == ("me/sounds",)
+
+
 def test_recipes_of_other_stages(folder, tmp_path):
     (tmp_path / "decoder.yaml").write_text("stage: decoder\n")
     assert set(collect(folder, [tmp_path / "decoder.yaml"]).recipes) == {"link", "decoder"}

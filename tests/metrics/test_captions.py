@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from diffusion_link_hf.errors import InputError
 from diffusion_link_hf.metrics import Captions
-from diffusion_link_hf.metrics.captions import check_longest
+from diffusion_link_hf.metrics.captions import cut_longest
 from support.metrics import pretokenized
 
 GOOD = (["a dog", "", "rain"], [["a cat"], ["b", "c"], ["雨", "🌧️"]])
@@ -63,11 +63,15 @@ def test_a_long_value_is_not_printed_whole():
     assert len(str(caught.value)) < 200
 
 
-def test_longest_caption():
+def test_a_candidate_is_cut_and_a_reference_refused():
+    """A candidate is what a decoder wrote, and must not take the score from all others; a reference can be mended."""
     captions = pretokenized(["a b c", ""], [["a"], ["a b", "a b c d"]])
-    check_longest(captions, "m", 4)
+    assert cut_longest(captions, "m", 4) == (captions.tokens, [])
+    tokens, notes = cut_longest(captions, "m", 4, lambda references: 2)
+    assert tokens.candidates == ["a b", ""]
+    assert notes == ["row 1, candidate: m took the first 2 of its 3 words"]
     with pytest.raises(InputError, match="row 2, reference 2: has 4 words, and m cannot take more than 3"):
-        check_longest(captions, "m", 3)
+        cut_longest(captions, "m", 3)
 
 
 json_values = st.recursive(

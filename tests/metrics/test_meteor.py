@@ -66,11 +66,17 @@ def test_a_word_that_holds_the_separator_does_not_move_the_fields(ptb, stand_in_
     assert (tmp_path / "request").read_text() == "SCORE ||| the cat |||  ||| a dogbarks\n"
 
 
-def test_too_long_a_caption_is_named(ptb):
-    with pytest.raises(InputError, match="row 2, candidate: has 25,000 words, and meteor cannot take more than 1,000"):
-        meteor(pretokenized(["a", ("dog " * 25_000).strip()], [["a"], ["a dog"]]))
-    with pytest.raises(InputError, match="row 1, candidate: has 301 words, and meteor cannot take more than 300"):
-        meteor(pretokenized([("dog " * 301).strip()], [["a", ("dog " * 300).strip()]]))
+def test_a_candidate_without_end_is_cut_and_named_and_the_others_keep_their_scores(ptb):
+    words, one = ("dog " * 25_000).strip(), pretokenized(["a cat"], [["a cat sleeps"]])
+    scores = meteor(pretokenized(["a cat", words], [["a cat sleeps"], ["a dog"]]))
+    assert scores.notes == ("row 2, candidate: meteor took the first 1,000 of its 25,000 words",)
+    assert scores.per_caption["meteor"][0] == meteor(one).corpus["meteor"]
+    assert 0 < scores.per_caption["meteor"][1] < 0.1
+    scores = meteor(pretokenized([("dog " * 301).strip()], [["a", ("dog " * 300).strip()]]))
+    assert scores.notes == ("row 1, candidate: meteor took the first 300 of its 301 words",)
+
+
+def test_too_long_a_reference_is_named(ptb):
     with pytest.raises(InputError, match="row 1, reference 2: has 301 words, and meteor cannot take more than 300"):
         meteor(pretokenized(["a"], [["a", ("dog " * 301).strip()]]))
 

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from diffusion_link_hf.errors import InputError
-from diffusion_link_hf.metrics import METRICS, Captions, MetricDependencyError, score, score_names
+from diffusion_link_hf.metrics import (
+    METRICS,
+    SCORE_NAMES,
+    Captions,
+    MetricDependencyError,
+    MetricToolError,
+    missing_dependencies,
+    score,
+    score_each,
+    score_names,
+)
 from diffusion_link_hf.metrics.captions import CaptionScores
 from support.metrics import pretokenized
 
@@ -90,6 +100,37 @@ def test_what_is_missing_is_said_before_any_work(no_java, monkeypatch):
     monkeypatch.setattr("diffusion_link_hf.metrics.sbert.sbert_similarity", lambda *args: pytest.fail("work was done"))
     with pytest.raises(MetricDependencyError, match="Java"):
         score(*ROWS, ["sbert_similarity", "meteor"])
+
+
+def test_each_metric_fails_alone(monkeypatch):
+    """What cannot be had is named with its reason; only what is made of it goes with it."""
+    metric = METRICS["spice"]
+
+    def fail(captions, parts, options):
+        raise MetricToolError("spice", "gave up", "Look")
+
+    monkeypatch.setitem(METRICS, "spice", type(metric)(metric.scores, fail, lambda options: None, "", ""))
+    scores, failed = score_each(ROWS_TOKENS[0], ["rouge_l", "spider", "bleu_4", "spice"])
+    assert list(scores.corpus) == ["rouge_l", "bleu_4"]
+    assert {name: str(error) for name, error in failed.items()} == dict.fromkeys(
+        ["spider", "spice"], "spice: gave up. Look"
+    )
+    alone, failed = score_each(pretokenized(["a"], [["a"]]), ["cider_d", "rouge_l"])
+    assert (list(alone.corpus), list(failed)) == (["rouge_l"], ["cider_d"])
+    with pytest.raises(MetricToolError, match="gave up"):
+        score(*ROWS_TOKENS, ["rouge_l", "spice"])
+
+
+def test_what_is_missing_is_listed_with_what_to_do(no_java):
+    missing = missing_dependencies(["rouge_l", "spider", "sbert_similarity"])
+    assert {"rouge_l", "spider"} <= set(missing)
+    assert all(error.remedy for error in missing.values())
+    scores, failed = score_each(Captions(*ROWS), LIGHT)
+    assert (dict(scores.corpus), set(failed)) == ({}, set(LIGHT))
+
+
+def test_every_score_has_a_name():
+    assert set(SCORE_NAMES) == {name for metric in METRICS.values() for name in metric.scores}
 
 
 def test_a_single_row_is_refused_before_any_work():

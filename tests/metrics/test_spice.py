@@ -91,8 +91,10 @@ def test_a_caption_that_cannot_be_parsed_is_no_zero(stand_in_parser):
 
 
 def test_too_long_a_caption(stand_in_parser):
-    with pytest.raises(InputError, match="row 1, candidate: has 301 words"):
-        spice(pretokenized([" ".join(["dog"] * 301)], [["a dog"]]))
+    scores = spice(pretokenized([" ".join(["dog"] * 301)], [["a dog"]]))
+    assert scores.notes == ("row 1, candidate: spice took the first 300 of its 301 words",)
+    with pytest.raises(InputError, match="row 1, reference 1: has 301 words"):
+        spice(pretokenized(["a dog"], [[" ".join(["dog"] * 301)]]))
 
 
 @pytest.mark.parametrize("metrics", [["spice"], ["spider"], ["rouge_l", "spider"]])

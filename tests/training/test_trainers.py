@@ -83,6 +83,28 @@ def test_decoder_learns_the_words(cache, base, tmp_path, mode, lora):
     assert (tmp_path / "out" / "decoder" / "adapter_model.safetensors").is_file() == lora
 
 
+def test_results_tell_what_they_were_trained_on(base, tmp_path):
+    """So `push` needs neither the cache nor the bridge's folder, which may be gone by then."""
+    clap = make_clap()
+    clap.save_pretrained(tmp_path / "clap")
+    cache = make_cache(clap=clap)
+    cache.manifest["data"] = "me/sounds@0a1b"
+    cache.save(tmp_path / "cache")
+    short = {"max_steps": 1, "checkpoint_every": 10, "validate_every": 10}
+    train(bridge_arguments(tmp_path / "cache", tmp_path / "bridge", **short))
+    output, link = tmp_path / "decoder", str(tmp_path / "bridge" / "link")
+    train(
+        decoder_arguments(
+            tmp_path / "cache", base, output, link=link, clap=str(tmp_path / "clap"), warmup_steps=1, **short
+        )
+    )
+    kept = output / "recipes" / "bridge.yaml"
+    assert kept.read_bytes() == (tmp_path / "bridge" / "recipe.yaml").read_bytes()
+    for recipe in (kept, output / "recipe.yaml"):
+        assert "# trained on: me/sounds@0a1b\n" in recipe.read_text()
+        load_recipe(recipe)
+
+
 def test_decoder_stage_ends_in_a_pipeline(base, tmp_path):
     clap = make_clap()
     clap.save_pretrained(tmp_path / "clap")

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from ..bridges.base import BridgeModel
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
-from ..metrics import METRICS, CaptionScores, MetricDependencyError, score
-from ..metrics.registry import ScoreOptions
+from ..metrics import CaptionScores, missing_dependencies, score
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from .bootstrap import Estimate, GroupBootstrap, average
@@ -138,15 +137,8 @@ def caption_embeddings(
 
 def installed_metrics() -> tuple[list[str], dict[str, str]]:
     """`METRICS_ALWAYS` and those of `METRICS_IF_INSTALLED` that are; what to do about each of the others."""
-    names, missing = list(METRICS_ALWAYS), {}
-    for name in METRICS_IF_INSTALLED:
-        try:
-            for family in (*METRICS[name].parts, name):
-                METRICS[family].check(ScoreOptions())
-            names.append(name)
-        except MetricDependencyError as error:
-            missing[name] = error.remedy
-    return names, missing
+    missing = {name: error.remedy for name, error in missing_dependencies(METRICS_IF_INSTALLED).items()}
+    return [*METRICS_ALWAYS, *(name for name in METRICS_IF_INSTALLED if name not in missing)], missing
 
 
 def check_scoring(references: Sequence[Sequence[str]], metrics: Sequence[str]) -> None:

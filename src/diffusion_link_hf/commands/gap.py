@@ -36,9 +36,10 @@ def add_parser(commands) -> argparse.ArgumentParser:
     add(
         "--names",
         nargs=2,
-        default=["audio", "text"],
+        default=(),
         metavar=("SOURCE", "TARGET"),
-        help="what the report calls the two sides; the paper's figures appear only for audio text, the default",
+        help="what the report calls the two sides (default: audio text of recordings and caches, source target of a "
+        "file of pairs); the paper's figures appear only for audio text",
     )
     add("--reverse", action="store_true", help="measure the other direction: target → source (text → audio)")
     add_data_options(

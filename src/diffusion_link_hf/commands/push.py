@@ -6,8 +6,9 @@ from .options import keywords
 
 DESCRIPTION = """Publish what training or save_pretrained wrote, in one commit: model_index.json, the components, the
 recipes, metrics.json and a model card. If the folder has a README.md, it becomes the first part of the card; the rest
-is generated. Recipes and data sets that the training recorded are found. Checkpoints and logs are not uploaded. A
-folder with pickles, local paths, NaN or infinity is refused, and so is one that does not load."""
+is generated. Recipes and data sets that the training recorded are found, and so are the figures of diffusion-link test.
+Checkpoints and logs are not uploaded. A folder with pickles, local paths, NaN or infinity is refused, and so are
+figures of other weights and a folder that does not load."""
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
@@ -42,7 +43,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="recipe of another stage, in place of the one found beside the link (repeatable)",
+        help="recipe of another stage, in place of the one that the training recorded (repeatable)",
     )
     card = parser.add_argument_group("model card", "facts that neither the folder nor its README.md states")
     card.add_argument("--license", help="license, such as apache-2.0 or llama2")
@@ -51,7 +52,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         dest="datasets",
         action="append",
         default=[],
-        help="Hub id or name of the training data (default: the Hub data sets that were embedded; repeatable)",
+        help="Hub id or name of the training data (default: the Hub data sets that the training recorded; repeatable)",
     )
     card.add_argument("--hardware", help="hardware that you trained on, in your own words")
     card.add_argument(

@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         **{name: value for name, value in models.items() if value is not None},
     )
+    for note in scores.notes:
+        print(f"diffusion-link: {note}", file=sys.stderr)
     if args.per_caption is not None:
         write_per_caption(args.per_caption, predictions, scores)
     if args.json:

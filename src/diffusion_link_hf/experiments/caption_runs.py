@@ -1,6 +1,5 @@
 """Runs of a captioning evaluation in a folder: each (mode, method, seed) is done once, all by one recipe."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +13,15 @@ from accelerate import PartialState
 from .. import __version__
 from ..analysis.captioning import FinishedRun, HeldOut, Run, caption_embeddings
 from ..embeddings.cache import EmbeddingCache
-from ..errors import DataError, InputError
-from ..files import write_json
+from ..errors import DataError
 from ..metrics import CaptionScores, score
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from ..training.arguments import DecoderTrainingArguments
-from ..training.checkpoints import difference
 from ..training.decoder import train_decoder
 from ..training.parts import load_link
 from ..training.preparation import construct
+from .json_files import read_json_object, record_conditions, write_json
 
 FORMAT = "diffusion-link captioning runs 2"
 RECIPE, CAPTIONS, SCORES = "recipe.json", "captions.json", "scores.json"
@@ -85,7 +83,7 @@ class CaptioningRecipe:
 
     def conditions(self, train: EmbeddingCache, held_out: EmbeddingCache, base_model: str) -> dict[str, Any]:
         """What finished runs depend on beside mode, method and seed; ``base_model`` is its fingerprint."""
-        conditions = {
+        return {
             "format": FORMAT,
             "version": __version__,
             "train": train.fingerprint,
@@ -96,7 +94,6 @@ class CaptioningRecipe:
             "decoder": dict(self.decoder),
             "generation": dict(self.generation),
         }
-        return json.loads(json.dumps(conditions))  # as it will be read again
 
 
 class CaptionRuns:
@@ -131,14 +128,7 @@ class CaptionRuns:
             InputError: the folder's runs depend on something else; the message says what differs.
             DataError: its recipe is damaged.
         """
-        path = self.folder / RECIPE
-        if not path.is_file():
-            _write(path, conditions)
-            return
-        if words := difference(_read(path), conditions):
-            raise InputError(
-                "output", f"has runs of other arguments ({words})", f"Use another folder, or remove {self.folder}"
-            )
+        record_conditions(self.folder / RECIPE, conditions, "runs")
 
     def is_finished(self, run: Run) -> bool:
         return (run.inside(self.folder) / CAPTIONS).is_file()
@@ -150,11 +140,8 @@ class CaptionRuns:
             DataError: its file is damaged.
         """
         path = run.inside(self.folder) / CAPTIONS
-        saved = _read(path)
-        try:
-            found = FinishedRun(run, saved["captions"], saved["bridge"], saved["bridge_steps"], saved["seconds"])
-        except KeyError as error:
-            raise DataError(path, f"lacks {error}", "Remove this file: the run is done again") from error
+        saved = read_json_object(path, "captions", "bridge", "bridge_steps", "seconds")
+        found = FinishedRun(run, saved["captions"], saved["bridge"], saved["bridge_steps"], saved["seconds"])
         if len(found.captions) != recordings:
             raise DataError(
                 path, f"has {len(found.captions)} captions of {recordings}", "Remove this file: the run is done again"
@@ -180,15 +167,14 @@ class CaptionRuns:
         trained = time.monotonic()
         captions = self._captions(decoder, bridge, cache, held_out)
         seconds = {
-            "bridge": None if bridge is None else _read(bridge / "metrics.json")["seconds"],
+            "bridge": None if bridge is None else read_json_object(bridge / "metrics.json")["seconds"],
             "decoder": None if resumed else round(trained - started, 2),
             "captions": round(time.monotonic() - trained, 2),
         }
-        steps = 0 if bridge is None else _read(bridge / "metrics.json")["steps"]
-        kind = None if bridge is None else _read(bridge / "link" / "config.json")["_class_name"]
+        steps = 0 if bridge is None else read_json_object(bridge / "metrics.json")["steps"]
+        kind = None if bridge is None else read_json_object(bridge / "link" / "config.json")["_class_name"]
         (folder / SCORES).unlink(missing_ok=True)  # of captions that were removed as damaged
-        result = {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds}
-        _write(folder / CAPTIONS, result)
+        write_json(folder / CAPTIONS, {"captions": captions, "bridge": kind, "bridge_steps": steps, "seconds": seconds})
         if not self.keep:
             shutil.rmtree(decoder)
         return FinishedRun(run, captions, kind, steps, seconds)
@@ -217,31 +203,16 @@ class CaptionRuns:
         """
         path = found.run.inside(self.folder) / SCORES
         if path.is_file():
-            saved = _read(path)
+            saved = read_json_object(path)
             if saved.get("metrics") == list(metrics):
                 per_caption = {name: np.array(values) for name, values in saved["per_caption"].items()}
                 return CaptionScores(saved["corpus"], per_caption)
         scores = score(found.captions, references, metrics)
         per_caption = {name: values.tolist() for name, values in scores.per_caption.items()}
-        _write(path, {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption})
+        write_json(path, {"metrics": list(metrics), "corpus": dict(scores.corpus), "per_caption": per_caption})
         return scores
 
     def clean(self) -> None:
         """Remove the bridges, unless they are kept."""
         if not self.keep:
             shutil.rmtree(self.folder / "bridges", ignore_errors=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(saved, dict):
-            raise ValueError(f"holds a {type(saved).__name__}")
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"is damaged ({error})", "Remove this file: what it tells is done again") from error
-    return saved
-
-
-def _write(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, value, indent=1, ensure_ascii=False)

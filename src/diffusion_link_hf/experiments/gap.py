@@ -36,6 +36,7 @@ from .variants import Experiment, Variant, read_experiment
 
 MAP_PAIRS = 300  # of the joined maps: more hide each other
 HEAT_MAP_PAIRS = 40
+SOURCE_TO_TARGET = ("source", "target")
 
 
 def gap(
@@ -55,7 +56,7 @@ def gap(
     split_seed: int = 0,
     limit: int | None = None,
     reverse: bool = False,
-    names: tuple[str, str] = AUDIO_TO_TEXT,
+    names: Sequence[str] = (),
     clap: str | None = None,
     split: str | None = None,
     resamples: int = 1000,
@@ -89,7 +90,8 @@ def gap(
         split_seed: of the choice of held-out recordings, the bootstrap and the bridges' noise.
         limit: number of recordings to use.
         reverse: whether to bridge target → source instead.
-        names: what source and target are called in the report. Only a report from audio to text shows the paper's
+        names: what source and target are called in the report: by default audio and text where recordings, a cache or
+            a CLAP are known, and source and target of other pairs. Only a report from audio to text shows the paper's
             figures beside the measured ones.
         clap: folder or Hub id of the CLAP, or of a pipeline, that embeds recordings.
         split: of the recordings, such as "test".
@@ -126,7 +128,7 @@ def gap(
     settings = GapSettings(resamples=resamples, seed=split_seed, kl_components=kl_components, geometry=geometry)
     choice = DataChoice(embeddings, held_out, test, split_seed, limit, reverse, clap, split)
     budget = Budget(steps, batch_size, learning_rate)
-    sides = _sides(names, reverse)
+    sides = _sides(names or _default_names(embeddings), reverse)
     experiment = _experiment(variants)
     rows = _rows(methods, experiment, bridges or {}, model)
     for name in pictures:
@@ -164,6 +166,14 @@ def gap(
         files += _draw_curves(Path(output), document)
     write_document(document, gap_markdown(document, files), output)
     return document
+
+
+def _default_names(embeddings: str | Path | EmbeddingPairs | EmbeddingCache) -> tuple[str, str]:
+    """Nothing says what pairs are of, unless a CLAP is known to have made them."""
+    if isinstance(embeddings, EmbeddingPairs):
+        return SOURCE_TO_TARGET if embeddings.clap is None else AUDIO_TO_TEXT
+    is_pairs = not isinstance(embeddings, EmbeddingCache) and Path(embeddings).suffix == ".safetensors"
+    return SOURCE_TO_TARGET if is_pairs else AUDIO_TO_TEXT
 
 
 def _sides(names: Sequence[str], reverse: bool) -> tuple[str, str]:

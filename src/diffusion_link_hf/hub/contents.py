@@ -12,15 +12,17 @@ import yaml
 from ..embeddings.shards import MANIFEST, read_manifest
 from ..errors import InputError, ModelFolderError
 from ..loading import INDEX, BaseReference, LoadPath, read_json, refuse_pickles
+from ..training.recipes import RECIPE_FILE, RECIPES, TRAINED_ON
+from .results import RESULTS, DataSetResult, read_results
 
 METRICS = "metrics.json"
 CARD = "README.md"
 PIPELINES = ("AudioCaptionPipeline", "DiffusionLinkPipeline")
-RECIPES = "recipes"
 TRAINING_ONLY = ("checkpoints", "logs")
 COMPONENTS = ("clap", "link", "scheduler", "projector", "decoder")
 _COMPONENT_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 _LEGAL = ("LICENSE", "NOTICE", "ATTRIBUTION", "CITATION")
+_TRAINED_ON = re.compile(rf"^# {TRAINED_ON}: (.+)$", re.MULTILINE)
 # Their tokens may look like anything, paths among them.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt")
 # An absolute path of at least two parts, a home folder, a drive, a share, or a file URL, at the start of a word.
@@ -39,8 +41,9 @@ class Contents:
         files: path in the repository → local file; the card is not among them.
         recipes: stage → recipe.
         metrics: metrics.json, empty where there is none.
-        datasets: Hub ids of the data that the recipes' embedding caches were made of.
         left_out: names in the folder that are not published.
+        datasets: Hub ids of the data that the recipes' embedding caches were made of.
+        results: figures on test sets, as ``diffusion-link test`` left them.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class Contents:
     metrics: dict[str, Any]
     left_out: tuple[str, ...]
     datasets: tuple[str, ...] = ()
+    results: tuple[DataSetResult, ...] = ()
 
     @property
     def components(self) -> list[str]:
@@ -61,12 +65,12 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
 
     Args:
         folder: what training or `save_pretrained` wrote.
-        recipes: YAML files of other stages, besides those in the folder; each replaces what is found for its stage
-            beside the link that a recipe in the folder names.
+        recipes: YAML files of other stages, besides the folder's own; each replaces what training kept of its stage
+            in ``recipes/``, or what is found beside the link that a recipe names.
 
     Raises:
         ModelFolderError: no pipeline folder, a training checkpoint, a pickle, checkpoints inside a component, a local
-            path, NaN or infinity.
+            path, NaN or infinity, or test results of other weights.
         InputError: two recipes of one stage, or a file that is no recipe.
     """
     folder = Path(folder)
@@ -79,12 +83,13 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
         raise ModelFolderError(
             folder / INDEX, f"describes a {index.get('_class_name')!r}", f"Known are {' and '.join(PIPELINES)}"
         )
-    files, left_out, recipe_files = {INDEX: folder / INDEX}, [], list(map(Path, recipes))
+    files, left_out = {INDEX: folder / INDEX}, []
+    recipe_files, kept = list(map(Path, recipes)), []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name in _components(index):
             files |= _component_files(folder, path, left_out)
         elif path.is_dir() and path.name == RECIPES:
-            recipe_files += sorted(path.glob("*.y*ml"))
+            kept = sorted(path.glob("*.y*ml"))
         elif path.name in TRAINING_ONLY:
             left_out.append(f"{path.name}/")
         elif path.is_dir() or path.name.startswith("."):
@@ -92,19 +97,20 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
             left_out.append(f"{path.name}/" if path.is_dir() else path.name)
         elif path.suffix in (".yaml", ".yml"):
             recipe_files.append(path)
-        elif path.name == METRICS or path.name.startswith(_LEGAL):
+        elif path.name in (METRICS, RESULTS) or path.name.startswith(_LEGAL):
             files[path.name] = path
         elif path.name not in (INDEX, CARD):
             refuse_pickles(path)
             left_out.append(path.name)
-    read = _read_recipes(recipe_files)
+    read = _read_recipes(kept) | _read_recipes(recipe_files)
     read = _recipes_of_links(read) | read
     files |= {f"{RECIPES}/{stage}.yaml": path for stage, (path, _) in read.items()}
     for name, path in files.items():
         _check_text(name, path)
     metrics = read_json(folder / METRICS) if METRICS in files else {}
     stages = {stage: recipe for stage, (_, recipe) in read.items()}
-    return Contents(folder, index, files, stages, metrics, tuple(left_out), _embedded_datasets(stages))
+    datasets, results = _trained_on(read), tuple(read_results(folder))
+    return Contents(folder, index, files, stages, metrics, tuple(left_out), datasets, results)
 
 
 def refuse_local_paths(item: object, text: str) -> None:
@@ -168,19 +174,24 @@ def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]
 def _recipes_of_links(read: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, tuple[Path, dict[str, Any]]]:
     """The recipes beside the links that recipes name, as training wrote them: ``output/link`` and its recipe.yaml."""
     links = [recipe.get("link") for _, recipe in read.values()]
-    beside = [Path(link).parent / "recipe.yaml" for link in links if isinstance(link, str)]
+    beside = [Path(link).parent / RECIPE_FILE for link in links if isinstance(link, str)]
     return _read_recipes([path for path in dict.fromkeys(beside) if path.is_file()])
 
 
-def _embedded_datasets(recipes: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """Hub ids of the data in the manifests of the recipes' caches; a folder's name tells nobody else what it held."""
+def _trained_on(recipes: dict[str, tuple[Path, dict[str, Any]]]) -> tuple[str, ...]:
+    """Hub ids of the data that the recipes were trained on; a folder's name tells nobody else what it held.
+
+    A recipe that training wrote says so in its head, and an older one through the manifest of its cache.
+    """
     found = []
-    for recipe in recipes.values():
-        cache = recipe.get("cache")
-        if isinstance(cache, str) and (Path(cache) / MANIFEST).is_file():
-            name, at, _ = str(read_manifest(Path(cache)).get("data")).partition("@")
-            if at and "/" in name:
-                found.append(name)
+    for path, recipe in recipes.values():
+        said, cache = _TRAINED_ON.search(path.read_text(encoding="utf-8")), recipe.get("cache")
+        data = said[1] if said else None
+        if data is None and isinstance(cache, str) and (Path(cache) / MANIFEST).is_file():
+            data = str(read_manifest(Path(cache)).get("data"))
+        name, at, _ = (data or "").partition("@")
+        if at and "/" in name:
+            found.append(name)
     return tuple(dict.fromkeys(found))
 
 

@@ -15,6 +15,7 @@ from ..pipelines.audio_caption import AudioCaptionPipeline
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .card import PipelineCard
 from .contents import CARD, COMPONENTS, METRICS, RECIPES, Contents, collect
+from .results import RESULTS
 from .space import space_files
 
 _CLASSES = {kind.__name__: kind for kind in (AudioCaptionPipeline, DiffusionLinkPipeline)}
@@ -84,8 +85,7 @@ def push(
     """Publish a pipeline folder on the Hub in one commit: its components, recipes, metrics.json and a model card.
 
     The folder's README.md, if there is one, is the fixed part of the card. Recipes and data sets that the training
-    recorded are found: recipe.yaml in the folder, that of the bridge which it names as its link, and the Hub ids of
-    the data in the manifests of their embedding caches.
+    recorded in the folder are found, and the figures on test sets that `evaluate_pipeline` left there.
 
     Args:
         folder: what training or `save_pretrained` wrote; nothing in it is changed.
@@ -96,7 +96,7 @@ def push(
         message: of the commit.
         space: also push a Gradio app that captions with the pipeline: its ``owner/name``, or True for the repository's
             name and ``-demo``.
-        recipes: files of other stages; each replaces what is found for its stage beside the link.
+        recipes: files of other stages; each replaces what is found for its stage.
         license: identifier of the Hub, such as "apache-2.0".
         datasets: Hub ids or names of the training data, instead of those that are found.
         hardware: what it was trained on, in words.
@@ -104,8 +104,8 @@ def push(
         dry_run: check everything and send nothing; no network is used.
 
     Raises:
-        ModelFolderError: no pipeline folder; checkpoints, pickles, local paths, NaN or infinity in it; or a pipeline
-            that does not load, strictly.
+        ModelFolderError: no pipeline folder; checkpoints, pickles, local paths, NaN or infinity in it; figures of
+            other weights; or a pipeline that does not load, strictly.
         InputError: an id of another form, metadata that the Hub would refuse, or a Space for a link alone.
         HubAccessError: the Hub, or a base model, cannot be reached, or refuses.
 
@@ -242,7 +242,7 @@ def send(
 
 
 def _is_stale(name: str, upload: Upload) -> bool:
-    ours = name.split("/")[0] in (*COMPONENTS, RECIPES) or name == METRICS
+    ours = name.split("/")[0] in (*COMPONENTS, RECIPES) or name in (METRICS, RESULTS)
     return upload.kind == "model" and ours and name not in upload.files
 
 

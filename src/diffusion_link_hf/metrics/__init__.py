@@ -15,15 +15,18 @@ scores.per_caption["rouge_l"]  # (2,) float64
 
 from .captions import Captions, CaptionScores
 from .errors import MetricDependencyError, MetricToolError
-from .registry import DEFAULT_METRICS, METRICS, score, score_names
+from .registry import DEFAULT_METRICS, METRICS, SCORE_NAMES, missing_dependencies, score, score_each, score_names
 
 __all__ = [
     "DEFAULT_METRICS",
     "METRICS",
+    "SCORE_NAMES",
     "CaptionScores",
     "Captions",
     "MetricDependencyError",
     "MetricToolError",
+    "missing_dependencies",
     "score",
+    "score_each",
     "score_names",
 ]

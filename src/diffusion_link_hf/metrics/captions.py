@@ -17,16 +17,18 @@ class CaptionScores:
     Attributes:
         corpus: score name → score of all rows together, a fraction unless the metric says otherwise.
         per_caption: score name → (N,) float64 in the order of the rows; a score that only a corpus has is absent.
+        notes: what a reader has to know of them, such as a candidate that a metric could not take whole.
     """
 
     corpus: Mapping[str, float]
     per_caption: Mapping[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def mean_of(cls, name: str, values: Iterable[float]) -> "CaptionScores":
+    def mean_of(cls, name: str, values: Iterable[float], notes: Iterable[str] = ()) -> "CaptionScores":
         """One score whose corpus value is the mean over the captions."""
         values = np.asarray(values, dtype=np.float64)
-        return cls({name: float(values.mean())}, {name: values})
+        return cls({name: float(values.mean())}, {name: values}, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -110,30 +112,45 @@ def check_row(row: str, candidate: object, references: object) -> None:
             raise InputError(f"{row}, reference {k}", f"is blank ({reference!r})", "Remove it or write it out")
 
 
-def check_longest(
+def cut_longest(
     captions: Captions, metric: str, limit: int, candidate_limit: Callable[[Sequence[str]], int] | None = None
-) -> None:
-    """Refuses captions of more than ``limit`` tokens, for tools that run out of memory or time on them.
+) -> tuple[TokenizedCaptions, list[str]]:
+    """Tokens that a tool can take which runs out of memory or time on long captions.
+
+    A candidate is what a decoder wrote, and one that repeats itself for ever must not take the score from all others:
+    its first words are scored, and a note says so. References are data, which can be mended.
 
     Args:
-        candidate_limit: the limit of a candidate, given its tokenized references; ``limit`` by default.
+        limit: the most words of a reference.
+        candidate_limit: the most words of a candidate, given its tokenized references; ``limit`` by default.
+
+    Returns:
+        The tokens, and a note for each candidate that was cut.
 
     Raises:
-        InputError: names the row, its length and the limit.
+        InputError: a reference is too long; it names the row, its length and the limit.
     """
+    candidates, notes = [], []
     for row, candidate, references in zip(
         captions.rows, captions.tokens.candidates, captions.tokens.references, strict=True
     ):
-        named = [(f"reference {k}", text, limit) for k, text in enumerate(references, start=1)]
-        named.append(("candidate", candidate, candidate_limit(references) if candidate_limit else limit))
-        for name, text, most in named:
-            words = text.count(" ") + 1
-            if words > most:
+        for k, text in enumerate(references, start=1):
+            if (words := _count_words(text)) > limit:
                 raise InputError(
-                    f"{row}, {name}",
-                    f"has {words:,} words, and {metric} cannot take more than {most:,}",
-                    f"Shorten or leave out the caption, or leave out {metric}",
+                    f"{row}, reference {k}",
+                    f"has {words:,} words, and {metric} cannot take more than {limit:,}",
+                    f"Shorten or leave out the reference, or leave out {metric}",
                 )
+        most = candidate_limit(references) if candidate_limit else limit
+        if (words := _count_words(candidate)) > most:
+            notes.append(f"{row}, candidate: {metric} took the first {most:,} of its {words:,} words")
+            candidate = " ".join(candidate.split(" ", most)[:most])
+        candidates.append(candidate)
+    return TokenizedCaptions(candidates, captions.tokens.references), notes
+
+
+def _count_words(tokens: str) -> int:
+    return tokens.count(" ") + 1
 
 
 def _check_sequence(name: str, value: object) -> None:

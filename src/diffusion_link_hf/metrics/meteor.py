@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .captions import Captions, CaptionScores, check_longest
+from .captions import Captions, CaptionScores, cut_longest
 from .errors import MetricToolError
 from .java import JAVA_OPTIONS, REPORT, java_executable, last_lines, pycocoevalcap_file
 
@@ -34,27 +34,26 @@ def meteor(captions: Captions) -> CaptionScores:
     """METEOR in [0, 1] for English, equal to ``pycocoevalcap.meteor``.
 
     The corpus score takes the statistics of all rows together; it is not the mean over the captions. A candidate
-    without words scores 0.
+    without words scores 0. Of a candidate of more than 1,000 words, or of more than 90,000 / (words of its longest
+    reference), METEOR cannot align all: the first so many are scored, and a note says so.
 
     Raises:
-        InputError: a reference of more than 300 words, or a candidate of more than 1,000, or of more than
-            90,000 / (words of its longest reference), which METEOR cannot align; the row is named.
+        InputError: a reference of more than 300 words; the row is named.
         MetricDependencyError: no Java, or no pycocoevalcap, which carries the program.
         MetricToolError: the program failed or gave no answer in time.
     """
     check_meteor()
-    check_longest(captions, "meteor", MAX_WORDS, _candidate_limit)
-    tokens = captions.tokens
+    tokens, notes = cut_longest(captions, "meteor", MAX_WORDS, _candidate_limit)
     requests = [
         f" {SEPARATOR} ".join(["SCORE", *(_one_field(text) for text in [*references, candidate])])
         for candidate, references in zip(tokens.candidates, tokens.references, strict=True)
     ]
     scores = _converse(requests)
-    return CaptionScores({"meteor": scores[-1]}, {"meteor": np.array(scores[:-1])})
+    return CaptionScores({"meteor": scores[-1]}, {"meteor": np.array(scores[:-1])}, tuple(notes))
 
 
 def _candidate_limit(references: Sequence[str]) -> int:
-    """How many words a candidate may have beside these references."""
+    """How many words of a candidate are aligned with these references."""
     longest = max(text.count(" ") + 1 for text in references)
     return min(MAX_CANDIDATE_WORDS, MAX_WORDS**2 // longest)
 

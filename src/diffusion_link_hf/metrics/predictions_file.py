@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import DataError
+from ..files import write_whole
 from .captions import Captions, CaptionScores
 
 LINE_FORM = 'Write one {"candidate": "…", "references": ["…", …]} per line, in UTF-8'
@@ -84,12 +85,8 @@ def write_per_caption(path: str | Path, predictions: Predictions, scores: Captio
         DataError: the file cannot be written.
     """
     columns = {name: values.tolist() for name, values in scores.per_caption.items()}
-    try:
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            for k, (other, candidate) in enumerate(
-                zip(predictions.others, predictions.captions.candidates, strict=True)
-            ):
-                row = {**other, "candidate": candidate, "scores": {name: column[k] for name, column in columns.items()}}
-                file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise DataError(path, f"cannot be written ({error.strerror or error})", "Name a file in a folder") from error
+    lines = []
+    for k, (other, candidate) in enumerate(zip(predictions.others, predictions.captions.candidates, strict=True)):
+        row = {**other, "candidate": candidate, "scores": {name: column[k] for name, column in columns.items()}}
+        lines.append(json.dumps(row) + "\n")
+    write_whole(Path(path), "".join(lines).encode(), "Name a file in a folder")

@@ -1,15 +1,33 @@
-"""All metrics by name, what each needs, and `score`, which computes several with shared work."""
+"""All metrics by name, what each needs, and `score` and `score_each`, which compute several with shared work."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from os import PathLike
 
-from ..errors import InputError
+from ..errors import DiffusionLinkError, InputError
 from . import bleu, cider_d, fense, meteor, rouge_l, sbert, spice, spider, tokenization, vocabulary
 from .captions import Captions, CaptionScores
+from .errors import MetricDependencyError
 
 DEFAULT_METRICS = ("bleu", "rouge_l", "meteor", "cider_d")
+# What tables and model cards call the scores.
+SCORE_NAMES = {
+    **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
+    "rouge_l": "ROUGE-L",
+    "meteor": "METEOR",
+    "cider_d": "CIDEr-D",
+    "spice": "SPICE",
+    "spider": "SPIDEr",
+    "sbert_similarity": "Sentence-BERT similarity",
+    "fluency_error": "Rate of fluency errors",
+    "fense": "FENSE",
+    "vocabulary_size": "Vocabulary size",
+    "vocabulary_ratio": "Vocabulary size over the references'",
+    "distinct_captions": "Share of distinct captions",
+    "words_per_caption": "Words per caption",
+}
 
 
 @dataclass(frozen=True)
@@ -199,41 +217,105 @@ def score(
         >>> round(scores.corpus["rouge_l"], 3), scores.per_caption["rouge_l"].tolist()
         (0.5, [1.0, 0.0])
     """
-    wanted = score_names(metrics)
-    try:
-        settings = ScoreOptions(**options)
-    except TypeError as error:
-        raise InputError("options", str(error), f"Known are {', '.join(ScoreOptions.__dataclass_fields__)}") from error
+    wanted, settings = score_names(metrics), _settings(options)
     captions = _captions(candidates, references)
     needed = _with_parts(dict.fromkeys(wanted.values()))
     for family in needed:
         METRICS[family].check(settings)
     if "cider_d" in needed:
         cider_d.check_rows(captions)
-    done = _compute(needed, captions, settings)
+    return _gathered(wanted, _compute(needed, captions, settings))
+
+
+def score_each(
+    captions: Captions, metrics: Sequence[str] = tuple(METRICS), **options
+) -> tuple[CaptionScores, dict[str, DiffusionLinkError]]:
+    """As `score`, but a metric that fails takes nothing with it except what is made of it.
+
+    Args:
+        captions: candidates and references.
+        metrics, options: as `score`; all metrics by default.
+
+    Returns:
+        The scores that could be had, and for each family that could not, why.
+
+    Raises:
+        InputError: an unknown metric or option.
+    """
+    wanted, settings = score_names(metrics), _settings(options)
+    failed: dict[str, DiffusionLinkError] = dict(missing_dependencies(metrics, **options))
+    needed = [family for family in _with_parts(dict.fromkeys(wanted.values())) if family not in failed]
+    done = _compute(needed, captions, settings, failed)
+    scores = _gathered({score: family for score, family in wanted.items() if family in done}, done)
+    return scores, {family: failed[family] for family in dict.fromkeys(wanted.values()) if family in failed}
+
+
+def missing_dependencies(metrics: Sequence[str] = tuple(METRICS), **options) -> dict[str, MetricDependencyError]:
+    """What this machine lacks, by family: Java, a package, a jar or a model. Nothing is computed.
+
+    Args:
+        metrics, options: as `score`; all metrics by default.
+
+    Raises:
+        InputError: an unknown metric or option.
+    """
+    settings, missing = _settings(options), {}
+    for family in dict.fromkeys(score_names(metrics).values()):
+        try:
+            for part in (*METRICS[family].parts, family):
+                METRICS[part].check(settings)
+        except MetricDependencyError as error:
+            missing[family] = error
+    return missing
+
+
+def _settings(options: Mapping[str, object]) -> ScoreOptions:
+    try:
+        return ScoreOptions(**options)
+    except TypeError as error:
+        raise InputError("options", str(error), f"Known are {', '.join(ScoreOptions.__dataclass_fields__)}") from error
+
+
+def _gathered(wanted: Mapping[str, str], done: Mapping[str, CaptionScores]) -> CaptionScores:
+    """The scores of ``wanted`` (score → family) in its order, with the notes of all that was computed."""
+    per_caption = {
+        score: done[family].per_caption[score] for score, family in wanted.items() if score in done[family].per_caption
+    }
+    notes = dict.fromkeys(note for scores in done.values() for note in scores.notes)
     return CaptionScores(
-        {score: done[family].corpus[score] for score, family in wanted.items()},
-        {
-            score: done[family].per_caption[score]
-            for score, family in wanted.items()
-            if score in done[family].per_caption
-        },
+        {score: done[family].corpus[score] for score, family in wanted.items()}, per_caption, tuple(notes)
     )
 
 
-def _compute(families: Sequence[str], captions: Captions, settings: ScoreOptions) -> dict[str, CaptionScores]:
-    """The results of ``families``, which holds parts before what is made of them."""
+def _compute(
+    families: Sequence[str],
+    captions: Captions,
+    settings: ScoreOptions,
+    failed: dict[str, DiffusionLinkError] | None = None,
+) -> dict[str, CaptionScores]:
+    """The results of ``families``, which holds parts before what is made of them.
+
+    Args:
+        failed: receives the errors, by family; without it the first one is raised.
+    """
     outside = [family for family in families if METRICS[family].own_process]
     done: dict[str, CaptionScores] = {}
     with ThreadPoolExecutor(max(len(outside), 1)) as pool:
         if outside:
-            captions.tokens  # noqa: B018 - once, before several threads ask for them
+            with nullcontext() if failed is None else suppress(DiffusionLinkError):  # which each of them meets again
+                captions.tokens  # noqa: B018 - once, before several threads ask for them
         running = {family: pool.submit(METRICS[family].compute, captions, {}, settings) for family in outside}
         for family in sorted(families, key=lambda family: bool(METRICS[family].own_process or METRICS[family].parts)):
-            if family in running:
-                done[family] = running[family].result()
-            else:
-                done[family] = METRICS[family].compute(captions, done, settings)
+            try:
+                for part in METRICS[family].parts:
+                    if failed and part in failed:
+                        raise failed[part]
+                work = running[family].result if family in running else None
+                done[family] = work() if work else METRICS[family].compute(captions, done, settings)
+            except DiffusionLinkError as error:
+                if failed is None:
+                    raise
+                failed[family] = error
     return done
 
 

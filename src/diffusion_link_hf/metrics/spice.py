@@ -6,7 +6,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from .captions import Captions, CaptionScores, check_longest
+from .captions import Captions, CaptionScores, TokenizedCaptions, cut_longest
 from .downloads import download, metrics_folder
 from .errors import MetricDependencyError, MetricToolError
 from .java import INSTALL_METRICS, REPORT, java_executable, pycocoevalcap_file, pycocoevalcap_folder, run_java
@@ -106,16 +106,17 @@ def corenlp_folder() -> Path:
 def spice(captions: Captions) -> CaptionScores:
     """SPICE in [0, 1] for English: the mean over the captions, by the program that pycocoevalcap runs.
 
-    A candidate without words, or without any object that the parser finds, scores 0.
+    A candidate without words, or without any object that the parser finds, scores 0. Of a candidate of more than 300
+    words, which the parser cannot take, the first 300 are scored, and a note says so.
 
     Raises:
-        InputError: a caption of more than 300 words, which the parser cannot take.
+        InputError: a reference of more than 300 words.
         MetricDependencyError: no JDK 11 or newer, no pycocoevalcap, or no CoreNLP.
         MetricToolError: the program failed or did not end in time.
     """
     check_spice()
-    check_longest(captions, "spice", MAX_WORDS)
-    return CaptionScores.mean_of("spice", _run(captions, spice_class_path()))
+    tokens, notes = cut_longest(captions, "spice", MAX_WORDS)
+    return CaptionScores.mean_of("spice", _run(tokens, spice_class_path()), notes)
 
 
 def spice_class_path() -> list[str]:
@@ -125,8 +126,7 @@ def spice_class_path() -> list[str]:
     return [str(folder / "spice-1.0.jar"), *jars, str(folder / "lib" / "*")]
 
 
-def _run(captions: Captions, class_path: list[str]) -> list[float]:
-    tokens = captions.tokens
+def _run(tokens: TokenizedCaptions, class_path: list[str]) -> list[float]:
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary) / "captions.txt", Path(temporary) / "scores.txt"
         rows = zip(tokens.candidates, tokens.references, strict=True)
@@ -143,8 +143,10 @@ def _run(captions: Captions, class_path: list[str]) -> list[float]:
             timeout=START_SECONDS + SECONDS_PER_CAPTION * len(lines),
         )
         scores = [float(line) for line in target.read_text(encoding="utf-8").split()] if target.is_file() else []
-    if len(scores) != len(captions):
+    if len(scores) != len(tokens.candidates):
         raise MetricToolError(
-            "spice", f"gave {len(scores)} scores for {len(captions)} captions", f"{REPORT} ({INSTALL_METRICS})"
+            "spice",
+            f"gave {len(scores)} scores for {len(tokens.candidates)} captions",
+            f"{REPORT} ({INSTALL_METRICS})",
         )
     return scores

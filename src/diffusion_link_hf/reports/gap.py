@@ -9,7 +9,17 @@ from huggingface_hub import EvalResult
 from ..analysis.gap_measures import BASELINES, GapSettings, MethodResult
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import DataError
-from .markdown import LEVEL, difference_cell, figure, figure_of, intervals_line, table, times_section, with_interval
+from .markdown import (
+    LEVEL,
+    difference_cell,
+    figure,
+    figure_of,
+    intervals_line,
+    left_out_section,
+    table,
+    times_section,
+    with_interval,
+)
 from .published import TABLE_1, TABLE_1_NAMES, TABLE_2
 
 FORMAT = "diffusion-link gap report 1"
@@ -206,14 +216,6 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
         times_section(document["times"]),
     ]
     return "\n".join(parts)
-
-
-def left_out_section(failures: Sequence[Mapping[str, str]]) -> list[str]:
-    """The recordings that could not be embedded, each with its reason."""
-    if not failures:
-        return []
-    rows = ([failure["audio"], failure["reason"].replace("|", "\\|")] for failure in failures)
-    return [f"{len(failures):,} recordings are left out, with their captions:\n", table(["recording", "why"], rows)]
 
 
 def _is_audio(document: Mapping[str, Any]) -> bool:

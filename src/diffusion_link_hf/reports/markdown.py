@@ -1,6 +1,7 @@
 """What all reports share: figures as documents hold them, the cells and tables that show them, and the two files."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,6 +71,26 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def plain(text: str) -> str:
+    r"""Text as it is, on one line: nothing in it is Markdown or HTML.
+
+    Examples:
+        >>> print(plain("a|b <script>"))
+        a\|b \<script\>
+    """
+    return re.sub(r"([\\`*\[\]<>|!#])", r"\\\1", " ".join(str(text).split()))
+
+
+def left_out_section(
+    failures: Sequence[Mapping[str, str]], words: str = "Recordings left out, with their captions"
+) -> list[str]:
+    """The recordings that could not be used, each with its reason."""
+    if not failures:
+        return []
+    rows = ([plain(failure["audio"]), plain(failure["reason"])] for failure in failures)
+    return [f"{words}: {len(failures):,}\n", table(["recording", "why"], rows)]
+
+
 def intervals_line(settings: Mapping[str, Any], items: str = "recordings") -> str:
     """What brackets and ± mean."""
     return (
@@ -91,7 +112,11 @@ def times_section(times: Mapping[str, Mapping[str, Sequence[float | None]]]) -> 
 
 
 def write_document(document: Mapping[str, Any], markdown: str, folder: str | Path) -> None:
-    """Write ``results.json`` and ``report.md``."""
+    """Write ``results.json`` and ``report.md``, each whole or not at all.
+
+    Raises:
+        DataError: they cannot be written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "results.json", document, indent=1, ensure_ascii=False, allow_nan=False)

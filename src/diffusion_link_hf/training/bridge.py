@@ -23,6 +23,7 @@ from ..bridges.losses import DiffusionLinkLoss, Share
 from ..bridges.sampling import make_scheduler
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.pairs import EmbeddingPairs
+from ..embeddings.shards import MANIFEST, read_manifest
 from ..errors import RecipeError
 from ..files import write_json
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
@@ -185,7 +186,7 @@ def fit(
     if accelerator.is_main_process:
         DiffusionLinkPipeline(bridge, scheduler).save_pretrained(args.output)
         write_json(Path(args.output) / "metrics.json", metrics)
-        write_recipe(args, Path(args.output), data=pairs.fingerprint)
+        write_recipe(args, Path(args.output), _data_set(data), data=pairs.fingerprint)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return bridge, metrics
@@ -445,3 +446,11 @@ def _pairs(data: EmbeddingPairs | EmbeddingCache | str | Path) -> EmbeddingPairs
     if isinstance(data, EmbeddingPairs):
         return data
     return EmbeddingPairs.from_cache(data) if isinstance(data, EmbeddingCache) else EmbeddingPairs.load(data)
+
+
+def _data_set(data: EmbeddingPairs | EmbeddingCache | str | Path) -> str | None:
+    """Name of the data set that a cache was made of."""
+    if isinstance(data, EmbeddingCache):
+        return data.manifest.get("data")
+    is_cache = isinstance(data, (str, Path)) and (Path(data) / MANIFEST).is_file()
+    return read_manifest(Path(data)).get("data") if is_cache else None

@@ -24,7 +24,7 @@ from .checkpoints import run_identity
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
 from .parts import DecoderParts, build_parts
 from .preparation import make_accelerator
-from .recipes import translate_recipe, write_recipe
+from .recipes import keep_link_recipe, translate_recipe, write_recipe
 from .sharding import check_launch, gather_in_place, prepare_generation
 from .trackers import flat_figures, log_captions, start_tracker
 from .validation import CaptionValidation, check_validation, embeds_of, trainable_rows
@@ -94,7 +94,8 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     if accelerator.is_main_process:
         _write(args, output, run.model, parts)
         write_json(output / "metrics.json", metrics)
-        write_recipe(args, output, data=cache.fingerprint, **parts.fingerprints)
+        write_recipe(args, output, cache.manifest.get("data"), data=cache.fingerprint, **parts.fingerprints)
+        keep_link_recipe(args.link, output)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics

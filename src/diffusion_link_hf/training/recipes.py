@@ -15,6 +15,8 @@ from ..loading import default_pipeline_folder
 from .arguments import STAGES, TrainingArguments
 
 RECIPE_FILE = "recipe.yaml"
+RECIPES = "recipes"  # folder in a result for the recipes of the stages before
+TRAINED_ON = "trained on"  # in a comment of a written recipe: the name of its data set
 LAUNCH_FILES = "accelerate"  # the folder of hub_configs with launch files instead of recipes
 LIBRARIES = ("diffusion-link-hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
 # What `stage: link` meant where a recipe did not say otherwise.
@@ -122,22 +124,34 @@ def translate_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def write_recipe(args: TrainingArguments, output: Path, **fingerprints: str | None) -> Path:
+def write_recipe(
+    args: TrainingArguments, output: Path, trained_on: str | None = None, **fingerprints: str | None
+) -> Path:
     """Write ``output/recipe.yaml`` with all fields, defaults among them, so that it trains the same result again.
 
     Paths are those that the user gave. The head of the file says in comments what the data and models were, by
-    fingerprint, and names the versions of Python and the libraries.
+    fingerprint, and names the data set and the versions of Python and the libraries.
 
     Args:
+        trained_on: name of the data set, as the embedding cache has it.
         fingerprints: of the data and models that were read, by name; None for what there was not.
     """
     lines = [f"# python {platform.python_version()}"]
     lines += [f"# {name} {importlib.metadata.version(name)}" for name in LIBRARIES]
     lines += [f"# {name}: fingerprint {value}" for name, value in sorted(fingerprints.items()) if value is not None]
+    lines += [f"# {TRAINED_ON}: {' '.join(trained_on.split())}"] if trained_on else []
     text = yaml.safe_dump(asdict(args), sort_keys=False, allow_unicode=True)
     path = output / RECIPE_FILE
     write_whole(path, ("\n".join(lines) + "\n" + text).encode())
     return path
+
+
+def keep_link_recipe(link: str | None, output: Path) -> None:
+    """Copy the recipe beside a link to ``output/recipes``, so that the result tells of all its stages."""
+    recipe = None if link is None else Path(link).parent / RECIPE_FILE
+    if recipe is not None and recipe.is_file():
+        (output / RECIPES).mkdir(exist_ok=True)
+        write_whole(output / RECIPES / "bridge.yaml", recipe.read_bytes())
 
 
 def launch_file(name: str) -> Path:
