@@ -37,6 +37,8 @@ _EXPORTS = {
     "find_audio_files": "audio",
     "load_audio": "audio",
     "split_windows": "audio",
+    "stream_audio": "audio",
+    "stream_windows": "audio",
     "open_data": "data.captioned_audio",
     "CaptionedAudio": "data.captioned_audio",
     "CaptionedAudioData": "data.captioned_audio",

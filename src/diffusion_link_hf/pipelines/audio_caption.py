@@ -15,12 +15,12 @@ from ..audio import (
     AudioWindow,
     check_sampling_rate,
     is_decoded,
-    load_audio,
-    split_windows,
+    stream_audio,
+    stream_windows,
 )
 from ..bridges.base import BridgeModel, Modality, check_call, check_noise_is_used
 from ..bridges.sampling import check_scheduler, make_scheduler
-from ..errors import AudioError, InputError, ModelFolderError
+from ..errors import AudioError, InputError, ModelFolderError, without_tracebacks
 from ..loading import INDEX, LoadPath, read_json, resolve_folder
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
@@ -334,22 +334,23 @@ class AudioCaptionPipeline(FolderPipeline):
         for i, item in enumerate(self.progress_bar(items)):
             rate = sampling_rate if single or is_decoded(item) else None
             try:
-                samples = load_audio(item, rate, name=None if single else _name(item, i))
+                for window in stream_windows(stream_audio(item, rate, name=None if single else _name(item, i))):
+                    spans.append((i, window.start, window.end))
+                    waiting.append(window.samples)
+                    if len(waiting) == batch_size:
+                        embeds.append(self.encode_audio(np.stack(waiting)))
+                        waiting.clear()
             except AudioError as error:
                 if single:
                     raise
                 logger.warning("No caption for %s", error)
-                errors[i] = error
-                continue
-            for window in split_windows(samples):
-                spans.append((i, window.start, window.end))
-                waiting.append(window.samples)
-                if len(waiting) == batch_size:
-                    embeds.append(self.encode_audio(np.stack(waiting)))
-                    waiting.clear()
+                errors[i] = without_tracebacks(error)
         if waiting:
             embeds.append(self.encode_audio(np.stack(waiting)))
-        return spans, torch.cat(embeds) if embeds else torch.empty(0, self.clap.embedding_dim), errors
+        rows = torch.cat(embeds) if embeds else torch.empty(0, self.clap.embedding_dim)
+        # A recording may turn out to be unusable after some of its windows: none of them is captioned then.
+        kept = [k for k, (owner, _, _) in enumerate(spans) if errors[owner] is None]
+        return [spans[k] for k in kept], rows[kept], errors
 
 
 def _name(item: Any, index: int) -> str | None:
