@@ -73,7 +73,7 @@ def test_containers_decode_to_their_sound(container, codec, kind):
     assert samples.dtype == np.float32
     assert len(samples) / SAMPLING_RATE == pytest.approx(2.0, abs=0.08)  # codecs pad
     assert peak_frequency(samples) == pytest.approx(440, abs=1)
-    assert np.abs(samples).max() == pytest.approx(0.3, abs=0.05)
+    assert np.sqrt(np.mean(samples**2)) == pytest.approx(0.3 / np.sqrt(2), abs=0.02)
 
 
 def test_the_sound_of_a_video():
