@@ -381,10 +381,19 @@ def check_dtype(dtype: object) -> None:
 def drop_local_names(path: Path) -> None:
     """Removes from a JSON file what libraries note of the machine that saved: its paths and how it loaded."""
     config = read_json(path)
-    noted = {"_name_or_path", "name_or_path", "is_local", "local_files_only"} & set(config)
-    if noted:
-        config = {key: value for key, value in config.items() if key not in noted}
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    kept = _without_local_names(config)
+    if kept != config:
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_local_names(config: dict[str, Any]) -> dict[str, Any]:
+    """Those of nested configurations included."""
+    noted = {"_name_or_path", "name_or_path", "is_local", "local_files_only"}
+    return {
+        key: _without_local_names(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in noted
+    }
 
 
 def check_vocabulary(tokenizer, size: int, folder: LoadPath) -> None:
@@ -404,8 +413,11 @@ def save_tokenizer(tokenizer, folder: Path) -> None:
     drop_local_names(folder / "tokenizer_config.json")
 
 
-def load_tokenizer(folder: Path, remedy: str = "Save or download the folder again"):
+def load_tokenizer(folder: Path, remedy: str = "Save or download the folder again", config=None):
     """The tokenizer in a folder; no code of it is run.
+
+    Args:
+        config: of the model beside it, where transformers does not know that model.
 
     Raises:
         ModelFolderError: it cannot be loaded; with ``remedy``.
@@ -413,7 +425,7 @@ def load_tokenizer(folder: Path, remedy: str = "Save or download the folder agai
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise ModelFolderError(folder, f"its tokenizer cannot be loaded ({error})", remedy) from error
 

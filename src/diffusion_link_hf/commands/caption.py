@@ -27,8 +27,9 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "--json",
         action="store_true",
-        help='print JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}',
+        help='print JSON lines: {"file", "captions": [{"start", "end", "text", "score"}]} or {"file", "error"}',
     )
+    parser.add_argument("--score", action="store_true", help="also print scores, the probability of being right")
     parser.add_argument(
         "--long-audio",
         choices=("windows", "average"),
@@ -59,18 +60,15 @@ def _caption(found: list[tuple[Path | str, AudioError | None]], pipeline, args: 
     for first in range(0, len(found), args.batch_size):  # read, captioned and printed before the next are touched
         part = found[first : first + args.batch_size]
         readable = [path for path, error in part if error is None]
-        output = None
-        if readable:
-            output = pipeline(
-                readable, batch_size=args.batch_size, long_audio=args.long_audio, num_beams=args.num_beams
-            )
+        options = {"batch_size": args.batch_size, "long_audio": args.long_audio, "num_beams": args.num_beams}
+        output = pipeline(readable, **options) if readable else None
         results = iter(zip(output.segments, output.errors, strict=True)) if output else iter(())
         for path, error in part:
             segments = []
             if error is None:
                 segments, error = next(results)
             failed += error is not None
-            _print(path, segments, error, args.json)
+            _print(path, segments, error, args)
     return 1 if failed else 0
 
 
@@ -99,13 +97,14 @@ def _load_pipeline(args: argparse.Namespace):
     return pipeline.to(check_device(args.device, "--device"))
 
 
-def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:
-    if as_json:
+def _print(path: Path | str, segments, error: AudioError | None, args: argparse.Namespace) -> None:
+    if args.json:
         row = {"file": str(path)}
         if error is not None:
             row["error"] = str(error)
         else:
-            row["captions"] = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
+            fields = ("start", "end", "text", "score")  # the score where the model makes one
+            row["captions"] = [{f: v for f in fields if (v := getattr(s, f)) is not None} for s in segments]
         line = json.dumps(row, ensure_ascii=False)
         try:
             line.encode(sys.stdout.encoding or "utf-8")
@@ -117,4 +116,5 @@ def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) 
     else:
         for s in segments:
             span = f" [{s.start:g}–{s.end:g} s]" if len(segments) > 1 else ""
-            print(f"{path}{span}: {' '.join(s.text.split())}", flush=True)
+            score = f" ({s.score:.2f})" if args.score and s.score is not None else ""
+            print(f"{path}{span}: {' '.join(s.text.split())}{score}", flush=True)

@@ -187,7 +187,9 @@ def clap_fingerprint(clap) -> str:
     """Hash of a `ClapEncoder`'s weights and front end: what a cache's embeddings depend on."""
     from ..models.log_mel import FRONT_END_VERSION
 
-    digest = hashlib.sha256(f"{FRONT_END_VERSION} {clap.front_end.mel_scale} {clap.front_end.hop_length}".encode())
+    digest = hashlib.sha256(
+        f"{FRONT_END_VERSION} {clap.front_end.mel_scale} {clap.front_end.hop_length}{clap.settings}".encode()
+    )
     for name, tensor in sorted(clap.model.state_dict().items()):
         # Float16 first: a CLAP that was stored in 16 bits stays the same encoder when it is loaded in 32.
         digest.update(name.encode() + (tensor.half() if tensor.is_floating_point() else tensor).cpu().numpy().tobytes())

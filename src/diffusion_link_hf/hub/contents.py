@@ -18,7 +18,7 @@ CARD = "README.md"
 PIPELINES = ("AudioCaptionPipeline", "DiffusionLinkPipeline")
 RECIPES = "recipes"
 TRAINING_ONLY = ("checkpoints", "logs")
-COMPONENTS = ("clap", "link", "scheduler", "projector", "decoder")
+COMPONENTS = ("clap", "link", "scheduler", "projector", "decoder", "scorer")
 _COMPONENT_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 _LEGAL = ("LICENSE", "NOTICE", "ATTRIBUTION", "CITATION")
 # Their tokens may look like anything, paths among them.

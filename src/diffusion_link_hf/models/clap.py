@@ -31,6 +31,7 @@ from ..tensors import cast_floats, dense_floats
 from .log_mel import ClapLogMel
 
 REFERENCE_FILE = "reference.json"
+EVERYDAY_CLAP = "everyday_clap"  # model_type of `EverydayClapModel`
 CLIPS_AT_A_TIME = 4  # on a CPU: the activations of more leave its cache between two layers, which takes a fifth longer
 
 
@@ -82,6 +83,11 @@ class ClapEncoder(nn.Module):
         return self.model.config.projection_dim
 
     @property
+    def settings(self) -> str:
+        """What embeddings depend on beside the weights and the front end; part of a cache's identity."""
+        return ""
+
+    @property
     def device(self) -> torch.device:
         return self.model.device
 
@@ -120,7 +126,7 @@ class ClapEncoder(nn.Module):
             ).pooler_output
         else:
             if waveforms is not None:
-                _check_waveforms(waveforms)
+                check_waveforms(waveforms)
                 if not len(waveforms):
                     return torch.empty(0, self.embedding_dim, device=self.device)
                 input_features = self.front_end(waveforms.to(self.device))
@@ -227,7 +233,8 @@ class ClapEncoder(nn.Module):
     ) -> "ClapEncoder":
         """Load any CLAP of transformers' format: a folder, a Hub id, or a folder that references one.
 
-        Of the folder of a pipeline, and of "tiny", it is the one inside.
+        Of the folder of a pipeline, and of "tiny", it is the one inside. A folder of an `EverydayClapEncoder` gives
+        one.
 
         Args:
             dtype: of the loaded weights, float32 by default whatever the file holds.
@@ -242,6 +249,8 @@ class ClapEncoder(nn.Module):
         )
         if source is None:
             refuse_pickles(folder)
+        if cls is not ClapEncoder or _is_everyday(folder):
+            return _everyday_class()._from_folder(folder, source, dtype)
         model = load_strict(
             ClapModel.from_pretrained, folder, dtype, source.id if source else folder, local_files_only=True
         )
@@ -254,6 +263,8 @@ class ClapEncoder(nn.Module):
     def from_config(cls, folder: LoadPath, **overrides) -> "ClapEncoder":
         """The architecture of ``folder/config.json`` with random weights; ``overrides`` change its audio config."""
         folder = Path(folder)
+        if _is_everyday(folder):
+            return _everyday_class().from_config(folder, **overrides)
         config = ClapConfig.from_dict(read_json(folder / "config.json"))
         for name, value in overrides.items():
             setattr(config.audio_config, name, value)
@@ -261,7 +272,8 @@ class ClapEncoder(nn.Module):
         return cls(ClapModel(config), tokenizer, front_end, BaseReference.read(folder))
 
 
-def _check_waveforms(waveforms: torch.Tensor) -> None:
+def check_waveforms(waveforms: torch.Tensor) -> None:
+    """Raises InputError for what is no batch of windows: (B, 480000) finite dense floats."""
     dense_floats(waveforms, "waveforms")
     if waveforms.ndim != 2 or waveforms.shape[1] != WINDOW_SAMPLES:
         raise InputError(
@@ -272,6 +284,16 @@ def _check_waveforms(waveforms: torch.Tensor) -> None:
     bad = ~torch.isfinite(waveforms).all(1)
     if bad.any():
         raise InputError("waveforms", f"row {int(bad.nonzero()[0])} holds NaN or infinity", "Leave those rows out")
+
+
+def _is_everyday(folder: Path) -> bool:
+    return read_json(folder / "config.json").get("model_type") == EVERYDAY_CLAP
+
+
+def _everyday_class() -> type[ClapEncoder]:
+    from .. import EverydayClapEncoder  # by its public name, as its module imports this one
+
+    return EverydayClapEncoder
 
 
 def _read_front_end(folder: Path) -> ClapLogMel:

@@ -163,6 +163,23 @@ class CaptionDecoder(nn.Module):
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
         return CausalLMOutput(loss=loss, logits=logits)
 
+    @torch.no_grad()
+    def log_probabilities(self, prefix: torch.Tensor, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """How probable captions are to this decoder.
+
+        Args:
+            prefix: (B, m, h) soft prefix.
+            captions: B of them.
+
+        Returns:
+            Mean log-probability per token (B,) float32, and the number of tokens (B,), the end of sequence among them.
+        """
+        ids, mask = self.tokenize(captions)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        chosen = self(prefix, ids, mask).logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        count = mask.sum(1)
+        return (chosen * mask).sum(1) / count, count
+
     @apply_forward_hook  # offloading moves the model in at `forward`; generation is another way in
     @torch.no_grad()
     def generate(

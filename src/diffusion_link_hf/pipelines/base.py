@@ -46,6 +46,8 @@ class FolderPipeline(DiffusionPipeline):
 
     # Components whose own from_pretrained takes Hub options besides the folder.
     _hub_components: ClassVar[tuple[str, ...]] = ()
+    # Optional components that folders of earlier versions do not name.
+    _newer_components: ClassVar[tuple[str, ...]] = ()
     # Other pipelines whose folders hold all that this one needs.
     _also_reads: ClassVar[tuple[str, ...]] = ()
 
@@ -161,6 +163,8 @@ class FolderPipeline(DiffusionPipeline):
 
     @classmethod
     def _load_component(cls, folder: Path, name: str, entry: Any, dtype: torch.dtype | None, hub: dict[str, Any]):
+        if entry is None and name in cls._newer_components:
+            return None
         if entry is None:
             raise ModelFolderError(
                 folder / INDEX, f"has no entry for {name}", "The file is incomplete: save or download it again"
