@@ -16,7 +16,7 @@ FLOORS = (
     {"embeddings", "pipelines"},
     {"analysis", "training"},
     {"reports", "hub"},
-    {"experiments"},
+    {"applications", "experiments"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},

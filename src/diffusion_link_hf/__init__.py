@@ -42,6 +42,8 @@ _EXPORTS = {
     "split_windows": "audio",
     "stream_audio": "audio",
     "stream_windows": "audio",
+    "CaptionSummary": "applications.caption_files",
+    "caption_files": "applications.caption_files",
     "open_data": "data.captioned_audio",
     "CaptionedAudio": "data.captioned_audio",
     "CaptionedAudioData": "data.captioned_audio",

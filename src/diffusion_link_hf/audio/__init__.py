@@ -2,6 +2,7 @@
 
 from .decoding import AudioInput, check_sampling_rate, is_decoded, load_audio, stream_audio
 from .folders import AUDIO_EXTENSIONS, find_audio_files, iter_audio_files
+from .sources import iter_sources
 from .windows import SAMPLING_RATE, WINDOW_SAMPLES, WINDOW_SECONDS, AudioWindow, split_windows, stream_windows
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "find_audio_files",
     "is_decoded",
     "iter_audio_files",
+    "iter_sources",
     "load_audio",
     "split_windows",
     "stream_audio",

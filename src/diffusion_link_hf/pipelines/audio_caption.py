@@ -379,8 +379,8 @@ class AudioCaptionPipeline(FolderPipeline):
         for error in filter(None, errors):
             logger.warning("No caption for %s", error)
         # A recording may turn out to be unusable after some of its windows: none of them is captioned then.
-        windows = [one for one in (average(heard) if long_audio == "average" else heard)]
-        windows = [one for one in windows if not one.ended and errors[one.item] is None]
+        chosen = average(heard) if long_audio == "average" else heard
+        windows = [one for one in chosen if not one.ended and errors[one.item] is None]
         segments: list[list[CaptionSegment]] = [[] for _ in items]
         caption = self._captioner(generator, bridging, generation | dict(generation_kwargs or {}), unknown_below)
         for first in range(0, len(windows), batch_size):
@@ -462,8 +462,8 @@ class AudioCaptionPipeline(FolderPipeline):
 
         Args:
             recordings: `Recording` objects; those ahead are read while a batch is computed.
-            generation: ``num_return_sequences``, ``num_beams``, ``max_new_tokens`` and whatever `CaptionDecoder.generate`
-                takes.
+            generation: ``num_return_sequences``, ``num_beams``, ``max_new_tokens`` and whatever
+                `CaptionDecoder.generate` takes.
 
         Yields:
             (number of the recording, segment) in order, and behind the last segment of each (number, None), or (number,

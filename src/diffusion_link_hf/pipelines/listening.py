@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,10 +74,9 @@ def ahead(values: Iterator, most: int) -> Iterator:
 
     def put(kind: str, value: Any) -> None:
         while not stopped.is_set():
-            try:
-                return ready.put((kind, value), timeout=PATIENCE_SECONDS)
-            except queue.Full:
-                continue
+            with suppress(queue.Full):
+                ready.put((kind, value), timeout=PATIENCE_SECONDS)
+                return
 
     def run() -> None:
         try:
