@@ -1,6 +1,5 @@
 """The models of the decoder stage, loaded and checked against each other and the data before the first step."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +8,14 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..bridges.base import BridgeModel
 from ..bridges.sampling import check_scheduler
 from ..embeddings.cache import EmbeddingCache, clap_fingerprint
-from ..errors import DataError, ModelFolderError, RecipeError
-from ..loading import (
-    BaseReference,
-    load_tokenizer,
-    locate,
-    read_json,
-)
+from ..errors import DataError, InputError, ModelFolderError, RecipeError
+from ..loading import BaseReference, check_vocabulary, load_tokenizer, locate, read_json
+from ..loading_options import four_bit
 from ..models.clap import ClapEncoder
 from ..models.decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, read_decoder_config
 from ..models.prefix_projector import PrefixProjector
@@ -165,7 +160,9 @@ def build_decoder(args: DecoderTrainingArguments, base: BaseModel, lora: LoraCon
             model = get_peft_model(model, lora)
         except (TypeError, ValueError) as error:
             raise RecipeError("lora", f"cannot be applied ({error})", "See peft.LoraConfig") from error
-    return CaptionDecoder(model, load_tokenizer(base.tokenizer), args.instruction, base.source)
+    tokenizer = load_tokenizer(base.tokenizer)
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], base.tokenizer)
+    return CaptionDecoder(model, tokenizer, args.instruction, base.source)
 
 
 def load_in_4bit(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -177,26 +174,12 @@ def load_in_4bit(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         RecipeError: bitsandbytes is not installed, or cannot be used on this machine.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError(
-            "load_in_4bit", "is true, but bitsandbytes is not installed", "Run: pip install bitsandbytes, or use false"
-        )
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            quantization_config=quantization,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            device_map={"": PartialState().device},
+        return load_causal_lm(
+            folder, dtype, quantization_config=four_bit(dtype), device_map={"": PartialState().device}
         )
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise RecipeError("load_in_4bit", f"cannot be used here ({error})", "Use false, or another machine") from error
-    del model.config.quantization_config  # of this training, not of the base that the result refers to
-    return model.requires_grad_(False)
+    except InputError as error:
+        raise RecipeError("load_in_4bit", f"is true, but {error.problem}", f"{error.remedy}; or use false") from error
 
 
 def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder, clap: ClapEncoder | None) -> None:
