@@ -29,28 +29,30 @@ def as_dtype(dtype: torch.dtype | str | None, name: str = "dtype") -> torch.dtyp
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if found is None and dtype is None:
         return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    named = not isinstance(dtype, str) or str(found) == f"torch.{dtype.removeprefix('torch.')}"  # no "half"
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or not named:
         raise InputError(name, f"is {dtype!r}", "Use float32, float16 or bfloat16, as text or as a torch.dtype")
     return found
 
 
-def four_bit(dtype: torch.dtype | None = None) -> Any:
+def four_bit(dtype: torch.dtype | str | None = None, name: str = "load_in_4bit") -> Any:
     """A `transformers.BitsAndBytesConfig` of 4-bit NF4 with double quantization, as in QLoRA.
 
     Args:
         dtype: in which the layers compute, float32 by default.
+        name: how the error calls the option.
 
     Raises:
         InputError: bitsandbytes is not installed.
     """
     from transformers import BitsAndBytesConfig
 
-    check_bitsandbytes("load_in_4bit")
+    check_bitsandbytes(name)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype or torch.float32,
+        bnb_4bit_compute_dtype=as_dtype(dtype) or torch.float32,
     )
 
 

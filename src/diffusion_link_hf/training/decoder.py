@@ -21,7 +21,7 @@ from .batches import CaptionBatches
 from .caption_model import CaptionModel
 from .checkpoints import run_identity
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
-from .parts import DecoderParts, build_parts
+from .parts import DecoderParts, build_parts, check_references
 from .preparation import make_accelerator
 from .recipes import translate_recipe, write_recipe
 from .sharding import check_launch, gather_in_place, prepare_generation
@@ -58,6 +58,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     output = Path(args.output)
     accelerator = make_accelerator(args)
     check_launch(accelerator, args.load_in_4bit)
+    check_references(args)
     cache = EmbeddingCache.load(args.cache)
     train, validation = cache.split(args.validation_fraction, args.seed)
     if not len(trainable_rows(train, args.mode)):
@@ -116,6 +117,8 @@ class DecoderRun(TrainingRun):
         self.score_name = args.validate_metric
         self.rows = trainable_rows(train, args.mode)
         lengths = token_counts(parts.decoder, [train.captions[i] for i in self.rows.tolist()])
+        # Before the first step, where the base model would run out of positions, or end in an error of its own.
+        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, int(lengths.max()), "longest caption")
         self.batches = CaptionBatches(lengths, args.seed, args.batch_size, args.bucket_batches)
         epoch = self.batches.steps_per_epoch
         total = args.max_steps or math.ceil(args.epochs * epoch)

@@ -12,9 +12,18 @@ from transformers import PreTrainedModel
 
 from ..bridges.base import BridgeModel
 from ..bridges.sampling import check_scheduler
-from ..embeddings.cache import EmbeddingCache, clap_fingerprint
-from ..errors import DataError, InputError, ModelFolderError, RecipeError
-from ..loading import BaseReference, check_vocabulary, load_tokenizer, locate, read_json
+from ..embeddings.cache import EmbeddingCache, check_made_by
+from ..errors import InputError, ModelFolderError, RecipeError
+from ..loading import (
+    DEFAULT_PIPELINE,
+    BaseReference,
+    check_vocabulary,
+    component_folder,
+    load_tokenizer,
+    locate,
+    read_json,
+    resolve_folder,
+)
 from ..loading_options import four_bit
 from ..models.clap import ClapEncoder
 from ..models.decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, read_decoder_config
@@ -45,6 +54,24 @@ class DecoderParts:
     fingerprints: dict[str, str | None]
 
 
+def check_references(args: DecoderTrainingArguments) -> None:
+    """Raises RecipeError for a base model or CLAP that is to be referenced, but lies in a folder: no Hub can be asked.
+
+    Nothing is loaded, and nothing is fetched.
+    """
+    for field, component in (("base_model", "decoder"), ("clap", "clap")):
+        name = getattr(args, field)
+        local = name is not None and (Path(name).is_dir() or name == DEFAULT_PIPELINE)
+        if (
+            local
+            and args.include_base is False
+            and BaseReference.read(component_folder(resolve_folder(name), component)) is None
+        ):
+            raise RecipeError(
+                "include_base", f"is false, but {field} is a folder, which cannot be referenced", "Use true or null"
+            )
+
+
 def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> DecoderParts:
     """Load what the recipe names and make what is new, seeded with ``args.seed``.
 
@@ -54,6 +81,7 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
         DataError: a cache of another CLAP than the recipe's.
         ModelFolderError, HubAccessError: something that cannot be loaded.
     """
+    check_references(args)
     lora = None if args.lora is None else construct("lora", LoraConfig, args.lora, task_type="CAUSAL_LM")
     link, scheduler, link_hash = None, None, None
     if args.link:
@@ -61,13 +89,8 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
         link_hash = folder_fingerprint(Path(args.link), Path(args.link).parent / "scheduler")
     clap, clap_hash = None, None
     if args.clap:
-        clap = ClapEncoder.from_pretrained(args.clap)
-        clap_hash = clap_fingerprint(clap)
-        made_by = cache.manifest.get("clap")
-        if made_by is not None and made_by != clap_hash:
-            raise DataError(
-                args.cache, f"was made by CLAP {made_by}, not by {clap_hash}", f"Embed the data with {args.clap}"
-            )
+        clap = ClapEncoder.from_pretrained(args.clap, args.clap_revision)
+        clap_hash = check_made_by(cache.manifest, clap, args.cache, args.clap)
     set_seed(args.seed)
     base = locate_base(args.base_model, args.base_revision)
     decoder = build_decoder(args, base, lora)
@@ -190,11 +213,6 @@ def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder
             "is true, but the base model's weights are to be copied into the result",
             "Name base_model by its Hub id, and leave include_base out: 4-bit weights are not those of the base",
         )
-    for field, part in (("base_model", decoder), ("clap", clap)):
-        if part is not None and args.include_base is False and part.source is None:
-            raise RecipeError(
-                "include_base", f"is false, but {field} is a folder, which cannot be referenced", "Use true or null"
-            )
     included = decoder.source is None if args.include_base is None else args.include_base
     if not included and not decoder.has_adapter:
         raise RecipeError(
