@@ -73,7 +73,7 @@ def converted(path: Path, cache_dir: LoadPath | None = None) -> Path:
     def target(digest: str) -> Path:
         try:
             return cached_assets_path("diffusion-link-hf", "safetensors", digest, assets_dir=assets)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a file is in its place
             raise _unwritable(assets or "HF_ASSETS_CACHE", error) from error
 
     # A file in the Hub's cache has its hash for a name, which was checked when it was converted.
@@ -96,8 +96,9 @@ def _convert(source: Path, target: Path, digest: str) -> None:
 
     remedy = "Only tensors are read from a pickle: name a folder or revision with safetensors"
     state = read_tensors(source, remedy)
-    # Clones, since tensors that share memory cannot be saved.
-    content = save({name: value.detach().clone() for name, value in state.items()}, {"format": "pt", "sha256": digest})
+    # Clones, since tensors that share memory, or are no block of it, cannot be saved.
+    whole = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    content = save(whole, {"format": "pt", "sha256": digest})
     try:
         write_whole(target, content)
     except DataError as error:
