@@ -219,6 +219,13 @@ def test_a_processor_describes_the_front_end_as_well(tmp_path):
     assert ClapEncoder.from_pretrained(tmp_path).front_end.frequency_max == 14_000
 
 
+def test_a_folder_without_a_front_end_says_what_to_save(tmp_path):
+    """As `ClapModel.save_pretrained` writes it."""
+    make_clap_model().save_pretrained(tmp_path)
+    with pytest.raises(ModelFolderError, match="Save the model's processor"):
+        ClapEncoder.from_pretrained(tmp_path)
+
+
 def test_a_folder_with_both_formats_loads_its_safetensors(tmp_path):
     folder = make_laion_folder(tmp_path / "clap", safetensors=True)
     both = ClapEncoder.from_pretrained(folder, cache_dir=tmp_path / "cache")

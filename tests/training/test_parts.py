@@ -119,6 +119,13 @@ def test_too_few_positions_are_refused(room, tmp_path, name):
 
 
 @pytest.mark.usefixtures("no_steps")
+def test_too_few_positions_for_what_validations_write(room, tmp_path):
+    """40 tokens, though all captions of the data are short."""
+    with pytest.raises(InputError, match="max_new_tokens: needs 40 positions"):
+        train_decoder(arguments(room, tmp_path / "out", instruction="x" * 95))
+
+
+@pytest.mark.usefixtures("no_steps")
 def test_another_clap_is_noticed_before_the_first_step(room, tmp_path):
     torch.manual_seed(987)  # whatever seed an earlier test left: these weights must be others
     other = make_clap()

@@ -82,4 +82,9 @@ def _front_end_values(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = folder / PROCESSOR_FILE
     if path.is_file() and isinstance(values := read_json(path).get("feature_extractor"), dict):
         return path, values
-    return folder / FRONT_END_FILE, read_json(folder / FRONT_END_FILE)
+    path = folder / FRONT_END_FILE
+    if not path.is_file():  # as `ClapModel.save_pretrained` leaves a folder
+        raise ModelFolderError(
+            path, "is missing, and so the front end", "Save the model's processor or feature extractor into the folder"
+        )
+    return path, read_json(path)

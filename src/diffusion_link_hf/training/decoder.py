@@ -29,6 +29,7 @@ from .trackers import flat_figures, log_captions, start_tracker
 from .validation import CaptionValidation, check_validation, embeds_of, trainable_rows
 
 TOKENIZED_AT_ONCE = 1024
+WRITTEN_TOKENS = 40  # as many as `CaptionDecoder.generate` writes by default, in validations and in the pipeline
 
 
 def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
@@ -67,6 +68,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         )
     check_validation(validation, args)
     parts = build_parts(args, cache)
+    check_positions(parts, cache.captions)
     if parts.link is not None:
         parts.link.to(accelerator.device)
     captions = CaptionValidation(validation, args, parts.link, parts.scheduler, accelerator)
@@ -117,8 +119,6 @@ class DecoderRun(TrainingRun):
         self.score_name = args.validate_metric
         self.rows = trainable_rows(train, args.mode)
         lengths = token_counts(parts.decoder, [train.captions[i] for i in self.rows.tolist()])
-        # Before the first step, where the base model would run out of positions, or end in an error of its own.
-        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, int(lengths.max()), "longest caption")
         self.batches = CaptionBatches(lengths, args.seed, args.batch_size, args.bucket_batches)
         epoch = self.batches.steps_per_epoch
         total = args.max_steps or math.ceil(args.epochs * epoch)
@@ -186,6 +186,16 @@ class DecoderRun(TrainingRun):
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.model.load_trained_state(state["model"])
         super().restore(step, state)
+
+
+def check_positions(parts: DecoderParts, captions: list[str]) -> None:
+    """Raises InputError if the base model has too few positions for a caption, trained on, validated or written.
+
+    Without it, models with a table of positions end in an error of their own, in the midst of the training.
+    """
+    longest = int(token_counts(parts.decoder, captions).max())
+    for tokens, name in ((longest, "longest caption"), (WRITTEN_TOKENS, "max_new_tokens")):
+        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, tokens, name)
 
 
 def token_counts(decoder, captions: list[str]) -> torch.Tensor:
