@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..audio import stream_audio
 from ..audio.sources import iter_sources
 from ..errors import AudioError, InputError
 from ..files import write_whole
@@ -36,7 +37,7 @@ class CaptionSummary:
 
 
 def iter_captions(
-    pipeline: AudioCaptionPipeline,
+    pipeline: AudioCaptionPipeline | None,
     paths: str | Path | Iterable[str | Path],
     *,
     merge: bool = False,
@@ -46,7 +47,7 @@ def iter_captions(
     """Captions of files, folders, web addresses and ``-`` (standard input), one recording after the other.
 
     Args:
-        pipeline: the captioner.
+        pipeline: the captioner; None where nothing can be read, as only the errors are wanted then.
         paths: as `iter_sources`.
         merge: whether neighboring windows with the same caption become one segment.
         skip: of number and name: whether to leave a recording out.
@@ -82,6 +83,10 @@ def iter_captions(
             yield Recording(source, None, name)
 
     segments: list = []
+    if pipeline is None:
+        for item, recording in enumerate(recordings()):
+            yield CaptionedFile(recording.name, error=str(unreadable.get(item) or _reading_error(recording)))
+        return
     for item, found in pipeline.stream_all(recordings(), **options):
         if found is None:
             yield CaptionedFile(names[item], tuple(merge_segments(segments) if merge else segments))
@@ -91,6 +96,14 @@ def iter_captions(
             segments = []
         else:
             segments.append(found)
+
+
+def _reading_error(recording: Recording) -> AudioError:
+    try:
+        next(stream_audio(*recording))
+    except AudioError as error:
+        return error
+    raise InputError("pipeline", "is None", "Pass one: there is sound to caption")
 
 
 def caption_files(

@@ -24,6 +24,7 @@ from ..loading import (
     read_json,
     save_tokenizer,
 )
+from ..loading_options import LoadingOptions
 from ..tensors import cast_floats, dense_floats
 from .clap import EVERYDAY_CLAP, REFERENCE_FILE, ClapEncoder, check_waveforms
 from .levels import loudest_dbfs
@@ -265,16 +266,12 @@ class EverydayClapEncoder(ClapEncoder):
         drop_local_names(folder / "config.json")
 
     @classmethod
-    def _from_folder(
-        cls, folder: Path, source: BaseReference | None, dtype: torch.dtype | None
-    ) -> "EverydayClapEncoder":
+    def _from_folder(cls, folder: Path, source: BaseReference | None, how: LoadingOptions) -> "EverydayClapEncoder":
         """Of the folder that `from_pretrained` found."""
         found = read_json(folder / "config.json").get("model_type")
         if found != EVERYDAY_CLAP:
             raise ModelFolderError(folder, f"holds a model of type {found!r}", "Load it with ClapEncoder")
-        model = load_strict(
-            EverydayClapModel.from_pretrained, folder, dtype, source.id if source else folder, local_files_only=True
-        )
+        model = load_strict(EverydayClapModel.from_pretrained, folder, local_files_only=True, **how.for_model())
         tokenizer = _tokenizer(folder, model.config)
         if tokenizer is not None:
             check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)

@@ -21,7 +21,7 @@ from .batches import CaptionBatches
 from .caption_model import CaptionModel
 from .checkpoints import run_identity
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
-from .parts import DecoderParts, build_parts
+from .parts import DecoderParts, build_parts, check_references
 from .preparation import make_accelerator
 from .recipes import translate_recipe, write_recipe
 from .sharding import check_launch, gather_in_place, prepare_generation
@@ -29,6 +29,7 @@ from .trackers import flat_figures, log_captions, start_tracker
 from .validation import CaptionValidation, check_validation, embeds_of, trainable_rows
 
 TOKENIZED_AT_ONCE = 1024
+WRITTEN_TOKENS = 40  # as many as `CaptionDecoder.generate` writes by default, in validations and in the pipeline
 
 
 def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
@@ -58,6 +59,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     output = Path(args.output)
     accelerator = make_accelerator(args)
     check_launch(accelerator, args.load_in_4bit)
+    check_references(args)
     cache = EmbeddingCache.load(args.cache)
     train, validation = cache.split(args.validation_fraction, args.seed)
     if not len(trainable_rows(train, args.mode)):
@@ -66,6 +68,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         )
     check_validation(validation, args)
     parts = build_parts(args, cache)
+    check_positions(parts, cache.captions)
     if parts.link is not None:
         parts.link.to(accelerator.device)
     captions = CaptionValidation(validation, args, parts.link, parts.scheduler, accelerator)
@@ -183,6 +186,16 @@ class DecoderRun(TrainingRun):
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.model.load_trained_state(state["model"])
         super().restore(step, state)
+
+
+def check_positions(parts: DecoderParts, captions: list[str]) -> None:
+    """Raises InputError if the base model has too few positions for a caption, trained on, validated or written.
+
+    Without it, models with a table of positions end in an error of their own, in the midst of the training.
+    """
+    longest = int(token_counts(parts.decoder, captions).max())
+    for tokens, name in ((longest, "longest caption"), (WRITTEN_TOKENS, "max_new_tokens")):
+        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, tokens, name)
 
 
 def token_counts(decoder, captions: list[str]) -> torch.Tensor:
