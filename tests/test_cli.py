@@ -78,7 +78,7 @@ def test_an_empty_path_is_an_error(model, sounds, capsys, monkeypatch):
 
 
 def test_status_when_all_are_missing_is_as_the_help_says(capsys, monkeypatch):
-    monkeypatch.setattr(caption, "_load_pipeline", lambda _: pytest.fail("a model was loaded for nothing"))
+    monkeypatch.setattr(caption, "load_pipeline", lambda _: pytest.fail("a model was loaded for nothing"))
     assert main(["caption", "nowhere.wav"]) == 1
     with pytest.raises(SystemExit):
         main(["caption", "--help"])
@@ -203,3 +203,52 @@ def test_errors_of_functions_name_arguments(tmp_path):
         diffusion_link_hf.embed("nowhere", tmp_path, "tiny", device="quantum")
     with pytest.raises(diffusion_link_hf.InputError, match=r"^repo_id: is 'x'"):
         diffusion_link_hf.push("nowhere", "x")
+
+
+def test_output_options(model, sounds, tmp_path, capsys):
+    assert main(["caption", "--model", model, str(sounds), "--output", str(tmp_path / "a.csv"), "--hop", "5"]) == 0
+    assert "3 captioned" in capsys.readouterr().err
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 4
+    assert main(["caption", "--model", model, "-", "--output", str(tmp_path / "b.csv")]) == 2
+    assert "is standard input, which cannot be resumed" in capsys.readouterr().err
+
+
+def test_n_best_is_a_line_each(model, sounds, capsys):
+    assert main(["caption", "--model", model, str(sounds / "a.wav"), "--n-best", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_recording_beyond_the_limit_is_named(model, sounds, capsys):
+    assert main(["caption", "--model", model, str(sounds / "a.wav"), "--max-duration", "0.5"]) == 1
+    assert "is longer than 0.5 s" in capsys.readouterr().err
+
+
+def test_standard_input(model, sounds):
+    command = [sys.executable, "-m", "diffusion_link_hf", "caption", "--model", model, "-"]
+    done = subprocess.run(command, input=(sounds / "a.wav").read_bytes(), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"standard input: ")
+
+
+def test_a_web_address(model, sounds, capsys):
+    import functools
+    import http.server
+    import threading
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(sounds))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert main(["caption", "--model", model, f"{address}/a.wav", f"{address}/none.wav"]) == 1
+        server.shutdown()
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{address}/a.wav: ")
+    assert f"{address}/none.wav: cannot be fetched" in captured.err
+
+
+def test_names_cannot_forge_lines(model, sounds, capsys):
+    (sounds / "a.wav").rename(sounds / "a\nb: a cat\x1b[2J.wav")
+    assert main(["caption", "--model", model, str(sounds)]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 3
+    assert "\x1b" not in captured.out

@@ -10,13 +10,14 @@ PACKAGE = Path(diffusion_link_hf.__file__).parent
 # import each other.
 FLOORS = (
     {"errors", "collector"},
-    {"files", "tensors"},
+    {"files", "tensors", "hub_access"},
+    {"loading_options", "pickled_weights"},
     {"loading", "audio"},
     {"bridges", "models", "data", "metrics"},
     {"embeddings", "pipelines"},
     {"analysis", "training"},
     {"reports", "hub"},
-    {"experiments"},
+    {"applications", "experiments"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},

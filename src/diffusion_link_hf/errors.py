@@ -63,6 +63,15 @@ class DataError(DiffusionLinkError, ValueError):
     """A data set or an embedding cache is missing, malformed, or of another encoder; or a file cannot be written."""
 
 
+def without_tracebacks(error: DiffusionLinkError) -> DiffusionLinkError:
+    """The same error, to be kept in a report: tracebacks would keep the samples of all frames they went through."""
+    chained: BaseException | None = error
+    while chained is not None:
+        chained.__traceback__ = None
+        chained = chained.__cause__ or chained.__context__
+    return error
+
+
 def listed(names: Iterable[object], most: int = 3) -> str:
     """The first names, sorted, for a message.
 

@@ -72,12 +72,28 @@ def rescale_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def cast_floats(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """A state dict with its floating-point tensors in ``dtype``; None leaves them as they are."""
-    return {name: value.to(dtype) if dtype and value.is_floating_point() else value for name, value in state.items()}
+    """A state dict with its floating-point tensors in ``dtype``; None leaves them as they are.
+
+    Names of one tensor, such as tied embeddings, stay names of one tensor, which is stored once.
+    """
+    cast: dict[tuple, torch.Tensor] = {}
+    out = {}
+    for name, value in state.items():
+        if dtype is None or not value.is_floating_point():
+            out[name] = value
+            continue
+        key = (value.data_ptr(), value.shape, value.stride(), value.device) if value.numel() else (name,)
+        if key not in cast:
+            cast[key] = value.to(dtype)
+        out[name] = cast[key]
+    return out
 
 
-def check_device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device, name: str = "device") -> torch.device:
     """The `torch.device` of a name, once it is known that this machine has it.
+
+    Args:
+        name: how the error calls the argument.
 
     Raises:
         InputError: torch does not know it, or does not see it here.
@@ -94,6 +110,4 @@ def check_device(device: str | torch.device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch's refusals differ
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            "device", f"{device} cannot be used ({reason})", "Use cpu, or a device that torch sees"
-        ) from error
+        raise InputError(name, f"{device} cannot be used ({reason})", "Use cpu, or a device that torch sees") from error

@@ -5,7 +5,15 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import ClapConfig, ClapModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from diffusion_link_hf import AudioCaptionPipeline, CaptionDecoder, ClapEncoder, DiffusionLinkModel, PrefixProjector
+from diffusion_link_hf import (
+    AudioCaptionPipeline,
+    CaptionDecoder,
+    ClapEncoder,
+    DiffusionLinkModel,
+    EverydayClapEncoder,
+    PrefixProjector,
+)
+from diffusion_link_hf.models.everyday_clap import EverydayClapConfig, EverydayClapModel
 
 EMBEDDING_DIM = 32
 HIDDEN_SIZE = 24
@@ -61,6 +69,29 @@ def make_clap_model(fused: bool = False, embedding_dim: int = EMBEDDING_DIM) -> 
 
 def make_clap(fused: bool = False, embedding_dim: int = EMBEDDING_DIM) -> ClapEncoder:
     return ClapEncoder(make_clap_model(fused, embedding_dim), make_tokenizer())
+
+
+def make_everyday_clap(seed: int = 0) -> EverydayClapEncoder:
+    """Its audio network and its space have one size; tagger and text tower are small."""
+    torch.manual_seed(seed)
+    text = {
+        "vocab_size": len(make_tokenizer()),
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 70,
+        "type_vocab_size": 1,
+    }
+    tags = ["bell", "dog", "rain", "silence", "speech"]
+    model = EverydayClapModel(EverydayClapConfig(tags, hidden_size=12, num_networks=2, text_config=text))
+    with torch.no_grad():
+        for table in (model.space.sentences, model.space.codes, model.space.orders):
+            table.normal_()
+        for block in model.network.blocks:  # strong enough that features differ from sound to sound
+            for convolution in (block.conv1, block.conv2):
+                torch.nn.init.kaiming_normal_(convolution.weight)
+    return EverydayClapEncoder(model, make_tokenizer())
 
 
 def make_language_model() -> LlamaForCausalLM:

@@ -1,35 +1,35 @@
 """Decoding: a recording of any form to mono samples at 48 kHz."""
 
 import io
-import math
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import AudioDecodeError, AudioError, AudioFormatError, AudioNotFoundError
-from .samples import Account, check_rate, load_array
-from .truncation import TORN, inspect_container, refuse_torn_header
+from ..errors import AudioContentError, AudioDecodeError, AudioFormatError, AudioNotFoundError
+from .blocks import WHOLE, decode_blocks, too_long
+from .samples import check_rate, load_array
 from .windows import SAMPLING_RATE
-
-BLOCK_SAMPLES = 1 << 18  # decoded at a time, over all channels: 1 MB of float32
-MAX_RESERVED_SECONDS = 3600.0  # of output memory asked for on the word of a header; longer files grow into theirs
-UNKNOWN_FRAMES = 1 << 62  # libsndfile's length of a stream that does not say how long it is
-
-WHOLE = "Pass wav, flac, ogg, opus or mp3 audio, complete"
 
 AudioInput = str | os.PathLike | bytes | BinaryIO | np.ndarray | tuple[np.ndarray, int] | Mapping[str, Any]
 
 
-def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str | None = None) -> np.ndarray:
+def load_audio(
+    source: AudioInput,
+    sampling_rate: int | None = None,
+    name: str | None = None,
+    max_duration: float | None = None,
+) -> np.ndarray:
     """Decode one recording to mono at 48 kHz.
 
     Args:
         source: a path; encoded bytes or a binary file, read from its beginning, or from where it is if it cannot seek
-            (wav, flac, ogg, opus, mp3, aiff, au, caf, w64); a mapping with ``array`` and ``sampling_rate``, or with
-            ``bytes``, ``audio`` (a row of `datasets`) or ``path``; what `datasets` decodes audio to, an object with
+            (wav, flac, ogg, opus, mp3, mp2, aiff, au, caf, w64; with the extra ``media`` also m4a, mp4, mov, webm,
+            mkv, aac, wma, amr, avi …); a mapping with ``array`` and ``sampling_rate``, or with ``bytes``, ``audio``
+            (a row of `datasets`) or ``path``; what `datasets` decodes audio to, an object with
             ``get_all_samples()``; an array or tensor of shape (n,), (channels, n) or (n, channels), whose shorter
             axis is the channels, at most 1,024; or a tuple (array or tensor, Hz), as `torchaudio.load` returns.
             Integers of 8 to 32 bits are scaled by their full range, floats are taken as they are (full scale is ±1).
@@ -37,17 +37,21 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         sampling_rate: Hz, 1,000 to 768,000; needed with a bare array, refused with encoded audio, and where the
             samples come with a rate of their own, the same or left out.
         name: how errors call the item, its path by default.
+        max_duration: seconds; a longer recording is refused before it takes more memory than that.
 
     Returns:
-        (n,) float32, not clipped.
+        (n,) float32, not clipped. All sound that is in a file: chained and joined files are decoded to their end,
+        whatever the first header declares. Constant samples of at most ±1/64 are digital silence and become zeros.
 
     Raises:
-        AudioNotFoundError: the path does not exist, is a directory, or cannot be opened.
-        AudioDecodeError: empty, truncated or not audio; the decoder's own error is chained. A cut is noticed in every
-            format that says how long it is, which only an MP3 without a Xing, Info or VBRI header does not.
-        AudioFormatError: sampling rate missing, contradicted or out of range, or samples of a wrong shape or type.
-        AudioContentError: no samples, less than 10 ms, NaN, infinite, masked, or constant and not zero. Silence is
-            valid.
+        AudioNotFoundError: the path does not exist, is a directory or a pipe, or cannot be opened.
+        AudioDecodeError: empty, truncated or not audio; the decoder's own error is chained. Truncated means that more
+            than one codec frame of what the file declares is missing. An MP3 without a Xing, Info or VBRI header and
+            an Ogg file that ends with a whole page declare nothing.
+        AudioFormatError: sampling rate missing, contradicted or out of range; samples of a wrong shape or type; or a
+            container that needs the extra ``media``.
+        AudioContentError: no samples, less than 10 ms, NaN, infinite, masked, or constant beyond ±1/64; longer than
+            ``max_duration``, or than the memory holds. Silence is valid.
 
     Examples:
         >>> import numpy as np
@@ -55,35 +59,100 @@ def load_audio(source: AudioInput, sampling_rate: int | None = None, name: str |
         >>> load_audio(np.random.default_rng(0).uniform(-0.1, 0.1, (2, 44_100)), 44_100).shape
         (48000,)
     """
+    out, filled = np.empty(0, np.float32), 0
+    try:
+        for block in stream_audio(source, sampling_rate, name, max_duration):
+            if not filled:
+                out = block  # arrays come whole, and are not copied
+            else:
+                end = filled + len(block)
+                if end > len(out):  # grown in place: to join parts in the end would hold the samples twice
+                    out = out.copy() if out.base is not None or not out.flags.owndata else out
+                    out.resize(end + end // 4, refcheck=False)
+                out[filled:end] = block
+            filled += len(block)
+        if filled != len(out):
+            out.resize(filled, refcheck=False)
+    except MemoryError as error:
+        raise AudioContentError(
+            name or _described(source),
+            f"does not fit into memory (failed after {filled / SAMPLING_RATE:.0f} s)",
+            "Read it with stream_windows(stream_audio(…)), or set max_duration",
+        ) from error
+    return out
+
+
+def stream_audio(
+    source: AudioInput,
+    sampling_rate: int | None = None,
+    name: str | None = None,
+    max_duration: float | None = None,
+) -> Iterator[np.ndarray]:
+    """Decode one recording block by block, in memory that does not grow with its length.
+
+    Args:
+        source, sampling_rate, name, max_duration: as `load_audio`.
+
+    Yields:
+        (n,) float32 mono at 48 kHz, n of any size. Their concatenation is what `load_audio` returns. Samples that come
+        as an array are one block.
+
+    Raises:
+        AudioError: as `load_audio`, when the first block is asked for if a header shows it, else where it is found.
+
+    Examples:
+        >>> import numpy as np
+        >>> from diffusion_link_hf import stream_audio
+        >>> sum(map(len, stream_audio((np.zeros(88_200), 44_100))))
+        96000
+    """
     if _is_pair(source):
         source = {"array": source[0], "sampling_rate": source[1]}
         name = name or "audio array"
     if isinstance(source, Mapping):
-        return _load_mapping(source, sampling_rate, name)
+        yield from _stream_mapping(source, sampling_rate, name, max_duration)
+        return
     if hasattr(source, "get_all_samples"):
-        return _load_decoder(source, sampling_rate, name or "decoded audio")
+        yield _limited(_load_decoder(source, sampling_rate, name or "decoded audio"), name, max_duration)
+        return
     if isinstance(source, np.ndarray) or hasattr(source, "__array__"):
-        return load_array(source, sampling_rate, name or "audio array")
-    is_path = isinstance(source, (str, os.PathLike))
+        yield _limited(load_array(source, sampling_rate, name or "audio array"), name, max_duration)
+        return
     if sampling_rate is not None:
         raise AudioFormatError(
-            name or (str(source) if is_path else f"audio {type(source).__name__}"),
+            name or _described(source),
             f"got sampling_rate={sampling_rate} beside encoded audio",
             "Leave it out: the file says it",
         )
-    if is_path:
-        name = name or str(source) or "empty path"
+    name = name or _described(source)
+    if isinstance(source, (str, os.PathLike)):
         with _open(source, name) as file:
-            return _decode(file, name)
+            yield from decode_blocks(file, name, max_duration)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        yield from decode_blocks(io.BytesIO(source), name, max_duration)
+    elif hasattr(source, "read"):
+        yield from decode_blocks(source, name, max_duration)
+    else:
+        raise AudioFormatError(
+            name,
+            f"is a {type(source).__name__}",
+            "Pass a path, bytes, a binary file, an array or {'array', 'sampling_rate'}",
+        )
+
+
+def _described(source: AudioInput) -> str:
+    """How errors call a recording that nobody named."""
+    if isinstance(source, (str, os.PathLike)):
+        return str(source) or "empty path"
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), name or f"audio bytes ({len(source)})")
-    if hasattr(source, "read"):
-        return _decode(source, name or str(getattr(source, "name", "audio file object")))
-    raise AudioFormatError(
-        name or "audio",
-        f"is a {type(source).__name__}",
-        "Pass a path, bytes, a binary file, an array or {'array', 'sampling_rate'}",
-    )
+        return f"audio bytes ({len(source)})"
+    return str(getattr(source, "name", "audio file object" if hasattr(source, "read") else "audio"))
+
+
+def _limited(samples: np.ndarray, name: str | None, max_duration: float | None) -> np.ndarray:
+    if max_duration is not None and len(samples) > max_duration * SAMPLING_RATE:
+        raise too_long(name or "audio array", max_duration)
+    return samples
 
 
 def is_decoded(source: AudioInput) -> bool:
@@ -125,7 +194,12 @@ def _is_pair(source: Any) -> bool:
 
 def _open(path: str | os.PathLike, name: str) -> BinaryIO:
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise AudioNotFoundError(name, "is a pipe, socket or device", "Pass a file, or an opened binary stream")
         return open(path, "rb")
+    except AudioNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         if os.path.isdir(path):
             problem, remedy = "is a directory", "Pass its files, or use find_audio_files()"
@@ -141,16 +215,22 @@ def _is_row(source: Mapping[str, Any]) -> bool:
     return all(source.get(key) is None for key in ("array", "bytes")) and source.get("audio") is not None
 
 
-def _load_mapping(row: Mapping[str, Any], sampling_rate: int | None, name: str | None) -> np.ndarray:
+def _stream_mapping(
+    row: Mapping[str, Any], sampling_rate: int | None, name: str | None, max_duration: float | None
+) -> Iterator[np.ndarray]:
     name = name or (str(row["path"]) if row.get("path") else None)
     if _is_row(row):
-        return load_audio(row["audio"], sampling_rate, name)
+        yield from stream_audio(row["audio"], sampling_rate, name, max_duration)
+        return
     name = name or "audio row"
     if row.get("array") is not None:
-        return load_array(row["array"], _agreed_rate(row.get("sampling_rate"), sampling_rate, name), name)
+        rate = _agreed_rate(row.get("sampling_rate"), sampling_rate, name)
+        yield _limited(load_array(row["array"], rate, name), name, max_duration)
+        return
     for key in ("bytes", "path"):
         if row.get(key) is not None:
-            return load_audio(row[key], sampling_rate, name)
+            yield from stream_audio(row[key], sampling_rate, name, max_duration)
+            return
     raise AudioFormatError(
         name,
         f"has the keys {sorted(map(str, row))}",
@@ -172,49 +252,3 @@ def _agreed_rate(own: int | None, given: int | None, name: str) -> int | None:
     if own is not None and given is not None and own != given:
         raise AudioFormatError(name, f"says {own} Hz, the argument {given} Hz", "Leave one of them out")
     return given if own is None else own
-
-
-def _decode(file: BinaryIO, name: str) -> np.ndarray:
-    """Read, mix and resample block by block, so that a long file costs only its mono samples at 48 kHz."""
-    import soundfile
-    import soxr
-
-    account, filled = Account(), 0
-    try:
-        file, knows_length = inspect_container(file, name)
-        with soundfile.SoundFile(file) as sound:
-            rate = check_rate(sound.samplerate, name)
-            refuse_torn_header(sound, name)
-            expected = sound.frames if knows_length and sound.frames < UNKNOWN_FRAMES else 0
-            # Only forward: soundfile would seek after each block, which a stream of unknown length does not survive.
-            sound.seekable = lambda: False
-            # One array of the final size: joining parts in the end would hold the samples twice.
-            seconds = min(sound.frames / rate, MAX_RESERVED_SECONDS)
-            out = np.empty(math.ceil(seconds * SAMPLING_RATE) + 1, dtype=np.float32)
-            resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1) if rate != SAMPLING_RATE else None
-            block_frames = max(BLOCK_SAMPLES // sound.channels, 1)
-            while len(block := sound.read(block_frames, dtype="float32", always_2d=True)):
-                mono = account.mix(block)
-                filled = _append(out, filled, resampler.resample_chunk(mono) if resampler else mono)
-    except AudioError:
-        raise
-    except soundfile.LibsndfileError as error:
-        raise AudioDecodeError(name, f"cannot be decoded ({error.error_string.strip().rstrip('.')})", WHOLE) from error
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise AudioDecodeError(name, f"cannot be decoded ({error})", WHOLE) from error
-    if account.frames < expected:
-        raise AudioDecodeError(name, f"ends after {account.frames} of {expected} frames", TORN)
-    account.check(rate, name)
-    if resampler:
-        filled = _append(out, filled, resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
-    out.resize(filled, refcheck=False)
-    return out
-
-
-def _append(out: np.ndarray, filled: int, chunk: np.ndarray) -> int:
-    """Write ``chunk`` behind the ``filled`` samples of ``out``, grown in place if it is too short; the new count."""
-    end = filled + len(chunk)
-    if end > len(out):
-        out.resize(end + end // 4, refcheck=False)
-    out[filled:end] = chunk
-    return end

@@ -11,6 +11,7 @@ from .windows import SAMPLING_RATE
 MIN_SECONDS = 0.01  # one hop of the spectrogram; less holds no sound that could be described
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_CHANNELS = 1024
+QUIET_DC = 1 / 64  # a constant up to it is digital silence: A-law's, 127 of 8 bits, -1 of 16
 MAX_PEAK = 64.0  # +36 dB over full scale: beyond it, float samples are integers that nobody scaled
 
 
@@ -100,8 +101,16 @@ class Account:
                 for channel in range(1, block.shape[1]):  # 25 times faster than mean(axis=1)
                     mono += block[:, channel]
                 mono /= block.shape[1]
-        self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
+        low, high = float(mono.min()), float(mono.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if low == high and abs(low) <= QUIET_DC:
+            return np.zeros_like(mono)
         return mono
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing has been found so far that samples are refused for."""
+        return not (self.nan or self.infinite) and self.peak <= MAX_PEAK
 
     def check(self, rate: int, name: str) -> None:
         if not self.frames:
@@ -119,7 +128,7 @@ class Account:
                 f"holds {self.frames} samples, {1000 * self.frames / rate:.3g} ms",
                 f"At least {1000 * MIN_SECONDS:.0f} ms are needed",
             )
-        if self.high == self.low != 0:
+        if self.high == self.low and abs(self.low) > QUIET_DC:
             raise AudioContentError(
                 name, f"is constant at {self.low:.6g} (DC only)", "Check the recording chain; there is no sound in it"
             )

@@ -1,120 +1,113 @@
 """``diffusion-link caption``: a caption for every recording it is given."""
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from ..audio import find_audio_files, load_audio
-from ..collector import collector_paused
-from ..errors import AudioError
-from .options import positive
+from ..audio.sources import iter_sources
+from ..errors import AudioError, InputError
+from .captions_printed import print_captions, printable
+from .loaded_pipeline import add_loading_options, load_pipeline
+from .options import positive, seconds
 from .quiet import quiet_libraries
 
-DESCRIPTION = """Print one line per recording: its name and its caption. The exit status is 0 if all were captioned, 1
-if some or all could not be, and 2 if the arguments or the model cannot be used."""
+DESCRIPTION = """Print a line for each ten seconds of each recording: its name and its caption; or write a file. The
+exit status is 0 if all were captioned, 1 if some or all could not be, and 2 if the arguments or the model cannot be
+used."""
 
 
 def add_parser(commands) -> argparse.ArgumentParser:
     """Adds the sub-command to what `argparse.ArgumentParser.add_subparsers` returned."""
     parser = commands.add_parser("caption", help="caption recordings", description=DESCRIPTION)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files; folders are searched recursively")
-    parser.add_argument(
-        "--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which is part of the package)"
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="files, folders, http(s) addresses, or - for standard input")
+    add("--output", metavar="FILE", help="write csv, jsonl, parquet, srt, vtt or txt, by its extension; it resumes")
+    add("--format", metavar="NAME", help="format of --output where the extension does not say it; srt into a folder")
+    add("--json", action="store_true", help='print JSON lines: {"file", "captions"} or {"file", "error"}')
+    add("--score", action="store_true", help="also print scores, the probability of being right")
+    add(
+        "--min-score",
+        dest="unknown_below",
+        type=float,
+        metavar="X",
+        help='below this score, a caption says "an unknown sound" (0 to 1)',
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help='print JSON lines: {"file", "captions": [{"start", "end", "text"}]} or {"file", "error"}',
-    )
-    parser.add_argument(
+    add("--n-best", type=positive, default=1, metavar="N", help="captions for each window, best first (default: 1)")
+    add("--merge", action="store_true", help="make one segment of neighbors with the same caption")
+    add(
         "--long-audio",
         choices=("windows", "average"),
         default="windows",
-        help="for recordings over 10 s: a caption for every 10-s window (default), or one for the mean embedding",
+        help="beyond 10 s: a caption per 10-s window (default), or one for the mean embedding",
     )
-    parser.add_argument("--batch-size", type=positive, default=32, help="10-s windows computed at once (default: 32)")
-    parser.add_argument("--num-beams", type=positive, default=1, help="beam search width (default: 1, greedy)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="(default: float32)"
+    add(
+        "--hop",
+        dest="hop_seconds",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="seconds between windows (default: 10; less overlaps)",
     )
+    add("--max-duration", type=seconds, metavar="S", help="refuse recordings longer than this many seconds")
+    add("--batch-size", type=positive, default=32, help="10-s windows computed at once (default: 32)")
+    add("--num-beams", type=positive, default=1, help="beam search width (default: 1, greedy)")
+    add_loading_options(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Captions what it was given; returns the exit status."""
-    found = list(_expand(args.paths))
-    # Only what exists is worth loading a model for.
-    if any(error is None for _, error in found):
-        with quiet_libraries():
-            return _caption(found, _load_pipeline(args), args)
-    return _caption(found, None, args)
+    from ..applications.caption_files import caption_files, iter_captions
 
+    options = {
+        "batch_size": args.batch_size,
+        "long_audio": args.long_audio,
+        "hop_seconds": args.hop_seconds,
+        "max_duration": args.max_duration,
+        "num_beams": max(args.num_beams, args.n_best),
+        "num_return_sequences": args.n_best,
+        "unknown_below": args.unknown_below,
+        "merge": args.merge,
+    }
+    with quiet_libraries():
+        # Only what exists is worth loading a model for.
+        pipeline = load_pipeline(args) if any(map(_may_exist, args.paths)) else None
+        if args.output is None:
+            failed = 0
+            for captioned in iter_captions(pipeline, args.paths, **options):
+                failed += captioned.error is not None
+                print_captions(captioned, args.json, args.score)
+            return 1 if failed else 0
+        if "-" in args.paths:
+            raise InputError("-", "is standard input, which cannot be resumed", "Leave out --output")
+        with _bar(args.paths) as bar:
 
-def _caption(found: list[tuple[Path | str, AudioError | None]], pipeline, args: argparse.Namespace) -> int:
-    failed = 0
-    for first in range(0, len(found), args.batch_size):  # read, captioned and printed before the next are touched
-        part = found[first : first + args.batch_size]
-        readable = [path for path, error in part if error is None]
-        output = None
-        if readable:
-            output = pipeline(
-                readable, batch_size=args.batch_size, long_audio=args.long_audio, num_beams=args.num_beams
+            def note(captioned) -> None:
+                bar.update()
+                if captioned.error is not None:
+                    bar.write(printable(f"diffusion-link: {captioned.error}"), file=sys.stderr)
+
+            model = f"{args.model} {args.revision or ''} {args.dtype}"
+            summary = caption_files(
+                pipeline, args.paths, args.output, format=args.format, model=model, progress=note, **options
             )
-        results = iter(zip(output.segments, output.errors, strict=True)) if output else iter(())
-        for path, error in part:
-            segments = []
-            if error is None:
-                segments, error = next(results)
-            failed += error is not None
-            _print(path, segments, error, args.json)
-    return 1 if failed else 0
-
-
-def _expand(paths: Sequence[str]) -> Iterator[tuple[Path | str, AudioError | None]]:
-    for path in paths:
-        try:
-            for file in find_audio_files([path]):
-                if not file.exists():
-                    load_audio(file)  # says so
-                yield file, None
-        except AudioError as error:
-            yield path, error
-
-
-def _load_pipeline(args: argparse.Namespace):
-    with collector_paused():
-        import torch
-
-        from ..pipelines.audio_caption import AudioCaptionPipeline
-        from ..tensors import check_device
-
-    pipeline = AudioCaptionPipeline.from_pretrained(
-        args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
+    if summary is None:  # another process than the first
+        return 0
+    print(
+        f"{summary.output}: {summary.captioned} captioned ({summary.resumed} of them before), {summary.failed} failed, "
+        f"{summary.seconds / 3600:.2f} h of sound",
+        file=sys.stderr,
     )
-    pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
-    return pipeline.to(check_device(args.device))
+    return 1 if summary.failed else 0
 
 
-def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:
-    if as_json:
-        row = {"file": str(path)}
-        if error is not None:
-            row["error"] = str(error)
-        else:
-            row["captions"] = [{"start": s.start, "end": s.end, "text": s.text} for s in segments]
-        line = json.dumps(row, ensure_ascii=False)
-        try:
-            line.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:
-            line = json.dumps(row)
-        print(line, flush=True)
-    elif error is not None:
-        print(f"diffusion-link: {error}", file=sys.stderr, flush=True)
-    else:
-        for s in segments:
-            span = f" [{s.start:g}–{s.end:g} s]" if len(segments) > 1 else ""
-            print(f"{path}{span}: {' '.join(s.text.split())}", flush=True)
+def _may_exist(path: str) -> bool:
+    _, first = next(iter_sources(path))
+    return not isinstance(first, AudioError) and (not isinstance(first, str) or os.path.exists(first))
+
+
+def _bar(paths: list[str]):
+    from tqdm import tqdm
+
+    total = sum(1 for _ in iter_sources(paths)) if sys.stderr.isatty() else None
+    return tqdm(total=total, unit="file", disable=not sys.stderr.isatty(), smoothing=0.05, leave=False)

@@ -24,6 +24,14 @@ def not_negative(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    """A finite number of seconds above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
 def named_folder(text: str) -> tuple[str, str]:
     """NAME=FOLDER, where FOLDER may also be a Hub id, for argparse."""
     name, equals, folder = text.partition("=")

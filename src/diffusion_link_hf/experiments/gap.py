@@ -58,6 +58,7 @@ def gap(
     reverse: bool = False,
     names: Sequence[str] = (),
     clap: str | None = None,
+    clap_revision: str | None = None,
     split: str | None = None,
     resamples: int = 1000,
     kl_components: int = 32,
@@ -94,6 +95,7 @@ def gap(
             a CLAP are known, and source and target of other pairs. Only a report from audio to text shows the paper's
             figures beside the measured ones.
         clap: folder or Hub id of the CLAP, or of a pipeline, that embeds recordings.
+        clap_revision: branch, tag or commit of a CLAP on the Hub.
         split: of the recordings, such as "test".
         resamples: of the bootstrap over recordings.
         kl_components: principal axes of the real target in which the KL divergence is taken.
@@ -126,7 +128,7 @@ def gap(
         True
     """
     settings = GapSettings(resamples=resamples, seed=split_seed, kl_components=kl_components, geometry=geometry)
-    choice = DataChoice(embeddings, held_out, test, split_seed, limit, reverse, clap, split)
+    choice = DataChoice(embeddings, held_out, test, split_seed, limit, reverse, clap, split, clap_revision)
     budget = Budget(steps, batch_size, learning_rate)
     sides = _sides(names or _default_names(embeddings), reverse)
     experiment = _experiment(variants)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -17,7 +18,6 @@ from ..loading import (
     WEIGHTS_AND_TEXT,
     BaseReference,
     LoadPath,
-    check_dtype,
     check_finite,
     check_loading_info,
     check_vocabulary,
@@ -29,6 +29,7 @@ from ..loading import (
     refuse_pickles,
     save_tokenizer,
 )
+from ..loading_options import LoadingOptions, as_dtype, refuse_unknown
 from ..tensors import cast_floats
 from .generation_options import SEARCH_ERRORS, raise_option_error, refuse_options
 
@@ -121,7 +122,23 @@ class CaptionDecoder(nn.Module):
                 "prefix", f"has shape {tuple(prefix.shape)}", f"This decoder takes (B, m, {self.hidden_size})"
             )
         head = self.base_model.get_input_embeddings()(self._instruction_ids())
-        return torch.cat([head.expand(len(prefix), -1, -1), prefix.to(head.dtype)], dim=1)
+        return torch.cat([head.expand(len(prefix), -1, -1), prefix.to(head)], dim=1)
+
+    def check_length(self, prefix_tokens: int, caption_tokens: int, name: str = "max_new_tokens") -> None:
+        """Raises InputError, naming ``name``, if a caption of so many tokens has no room behind the prompt.
+
+        Args:
+            prefix_tokens: m, of the soft prefix.
+            caption_tokens: EOS among them.
+        """
+        positions, prompt = getattr(self.config, "max_position_embeddings", None), len(self._instruction_ids())
+        if positions is not None and prompt + prefix_tokens + caption_tokens > positions:
+            raise InputError(
+                name,
+                f"needs {caption_tokens} positions behind {prompt} of the instruction and {prefix_tokens} of the "
+                f"prefix, but the base model has {positions}",
+                "Use shorter captions, a shorter instruction or another base model",
+            )
 
     def tokenize(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Captions as training targets: ids (B, L) with EOS, right-padded, and their mask (B, L)."""
@@ -163,6 +180,23 @@ class CaptionDecoder(nn.Module):
         loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
         return CausalLMOutput(loss=loss, logits=logits)
 
+    @torch.no_grad()
+    def log_probabilities(self, prefix: torch.Tensor, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """How probable captions are to this decoder.
+
+        Args:
+            prefix: (B, m, h) soft prefix.
+            captions: B of them.
+
+        Returns:
+            Mean log-probability per token (B,) float32, and the number of tokens (B,), the end of sequence among them.
+        """
+        ids, mask = self.tokenize(captions)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        chosen = self(prefix, ids, mask).logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        count = mask.sum(1)
+        return (chosen * mask).sum(1) / count, count
+
     @apply_forward_hook  # offloading moves the model in at `forward`; generation is another way in
     @torch.no_grad()
     def generate(
@@ -192,14 +226,16 @@ class CaptionDecoder(nn.Module):
             B lists of ``num_return_sequences`` captions, stripped.
 
         Raises:
-            InputError: see `generation_config`; a prefix of another shape; something that is no generator; or an
-                option that fails only in the search, with its error chained.
+            InputError: see `generation_config`; a prefix of another shape; more tokens than the base model has
+                positions; something that is no generator; or an option that fails only in the search, with its error
+                chained.
         """
         if generator is not None and not isinstance(generator, torch.Generator):
             raise InputError("generator", f"is a {type(generator).__name__}", "Pass one torch.Generator")
         config = self.generation_config(num_return_sequences, max_new_tokens, num_beams, do_sample, **options)
         if not len(prefix):
             return []
+        self.check_length(prefix.shape[1], max_new_tokens)
         prompt = self._prompt(prefix)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=do_sample and generator is not None):
@@ -257,7 +293,7 @@ class CaptionDecoder(nn.Module):
             raise_option_error(error, options)
 
     def save_pretrained(
-        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
+        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | str | None = None
     ) -> None:
         """Write adapter, tokenizer and ``decoder_config.json``; the base model as weights or as a reference.
 
@@ -269,8 +305,7 @@ class CaptionDecoder(nn.Module):
         Raises:
             InputError: something that the folder could not hold would be lost.
         """
-        check_dtype(dtype)
-        folder = Path(save_directory)
+        folder, dtype = Path(save_directory), as_dtype(dtype)
         if self.has_adapter and list(self.model.peft_config) != [ADAPTER]:
             names = ", ".join(self.model.peft_config)
             raise InputError(
@@ -282,6 +317,12 @@ class CaptionDecoder(nn.Module):
                 "include_base",
                 "is False, but this decoder has no adapter",
                 "Its own weights would be lost: use include_base=True",
+            )
+        if include_base and getattr(self.base_model, "hf_quantizer", None) is not None:
+            raise InputError(
+                "include_base",
+                f"is {include_base}, but the base model is quantized",
+                "Load it without quantization_config, or from the Hub and save with include_base=False",
             )
         folder.mkdir(parents=True, exist_ok=True)
         base = folder / BASE_FOLDER
@@ -341,21 +382,24 @@ class CaptionDecoder(nn.Module):
         token: str | bool | None = None,
         cache_dir: LoadPath | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype | None = None,
         trainable: bool = False,
+        **options: Any,
     ) -> "CaptionDecoder":
         """Load a decoder folder: the base (inside, or from the Hub at its pinned revision), then the adapter, strictly.
 
         Args:
-            dtype: of the loaded weights, float32 by default.
             trainable: whether the adapter's weights take gradients.
+            options: ``dtype`` (float32 by default), ``device_map``, ``quantization_config`` and the others of
+                `LoadingOptions`, of the base model.
 
         Raises:
             ModelFolderError: something missing, additional, misshapen, not finite, or pickled; a base outside of the
                 folder; a tokenizer larger than the model's vocabulary.
             HubAccessError: the base cannot be had; for a gated one the message says what to accept and where.
+            InputError: an option that cannot be used.
         """
-        check_dtype(dtype)
+        how = LoadingOptions.take(options)
+        refuse_unknown("CaptionDecoder.from_pretrained", options)
         folder = Path(name_or_path)
         if not folder.is_dir():
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
@@ -369,7 +413,7 @@ class CaptionDecoder(nn.Module):
                 local_files_only=local_files_only,
                 allow_patterns=WEIGHTS_AND_TEXT,
             )
-        model, tokenizer = load_causal_lm(base, dtype), load_tokenizer(folder)
+        model, tokenizer = load_causal_lm(base, **how.for_model()), load_tokenizer(folder)
         check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
         if (folder / ADAPTER_FILE).is_file():
             model = _load_adapter(model, folder, trainable)
@@ -425,12 +469,20 @@ def read_decoder_config(folder: Path) -> tuple[str | None, Path | BaseReference]
     return instruction, folder / base["path"]
 
 
-def load_causal_lm(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal LM from a folder, strictly and from safetensors only."""
+def load_causal_lm(folder: Path, dtype: torch.dtype | None = None, **options: Any) -> PreTrainedModel:
+    """A causal LM from a folder, strictly and from safetensors only.
+
+    Args:
+        options: more of `LoadingOptions.for_model`. A quantized model is frozen.
+    """
     # trust_remote_code=None would ask at the terminal whether to run code of the folder.
-    return load_strict(
-        AutoModelForCausalLM.from_pretrained, folder, dtype, local_files_only=True, trust_remote_code=False
+    model = load_strict(
+        AutoModelForCausalLM.from_pretrained, folder, dtype, local_files_only=True, trust_remote_code=False, **options
     )
+    if options.get("quantization_config") is not None:
+        del model.config.quantization_config  # of this loading, not of the base that a saved folder refers to
+        model.requires_grad_(False)
+    return model
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
@@ -453,5 +505,6 @@ def _load_adapter(model: PreTrainedModel, folder: Path, trainable: bool):
     expected = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
     check_loading_info(weights, {"missing_keys": expected - stored, "unexpected_keys": stored - expected})
     for parameter in peft.parameters():  # not `peft.to`: it would round the float32 table of rotary frequencies as well
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point():  # quantized weights are bytes
+            parameter.data = parameter.data.to(dtype)
     return peft

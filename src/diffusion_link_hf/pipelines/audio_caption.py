@@ -1,7 +1,7 @@
 """The main pipeline: recordings in, captions out."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,29 +10,31 @@ from diffusers import DDIMScheduler
 from diffusers.utils import logging
 
 from ..audio import (
+    SAMPLING_RATE,
     WINDOW_SAMPLES,
+    WINDOW_SECONDS,
     AudioInput,
     AudioWindow,
     check_sampling_rate,
     is_decoded,
-    load_audio,
-    split_windows,
 )
 from ..bridges.base import BridgeModel, Modality, check_call, check_noise_is_used
 from ..bridges.sampling import check_scheduler, make_scheduler
 from ..errors import AudioError, InputError, ModelFolderError
 from ..loading import INDEX, LoadPath, read_json, resolve_folder
+from ..models.caption_scorer import SILENCE_CAPTION, CaptionScorer, check_unknown_below
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
+from ..models.levels import loudest_dbfs
 from ..models.prefix_projector import PrefixProjector
 from ..tensors import check_embeddings, dense_floats, rescale_rows
 from .base import FolderPipeline
+from .listening import Heard, Recording, average, hear
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 
 logger = logging.get_logger(__name__)
 
 LONG_AUDIO = ("windows", "average")
-Span = tuple[int, float, float]  # item, start and end in seconds
 
 
 class AudioCaptionPipeline(FolderPipeline):
@@ -46,11 +48,14 @@ class AudioCaptionPipeline(FolderPipeline):
         scheduler: noise process of the link.
         projector: embedding to soft prefix.
         decoder: causal language model that reads the prefix.
+        scorer: makes a score for every caption, hedges where it is low, and tells silence; or None.
     """
 
     model_cpu_offload_seq = "clap->link->projector->decoder"
-    _optional_components: ClassVar[list[str]] = ["link", "scheduler"]
+    _optional_components: ClassVar[list[str]] = ["link", "scheduler", "scorer"]
+    _newer_components = ("scorer",)
     _hub_components = ("clap", "decoder")
+    _large_component = "decoder"
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class AudioCaptionPipeline(FolderPipeline):
         decoder: CaptionDecoder,
         link: BridgeModel | None = None,
         scheduler: DDIMScheduler | None = None,
+        scorer: CaptionScorer | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -67,6 +73,7 @@ class AudioCaptionPipeline(FolderPipeline):
             decoder=decoder,
             link=link,
             scheduler=make_scheduler() if link is not None and scheduler is None else scheduler,
+            scorer=scorer,
         )
 
     def check_components(self, item: object) -> None:
@@ -108,13 +115,16 @@ class AudioCaptionPipeline(FolderPipeline):
             "clap": ClapEncoder.from_config(folder / "clap", **(clap or {})),
             "decoder": CaptionDecoder.from_config(folder / "decoder", **(decoder or {})),
         } | components
-        for name in ("link", "projector", "scheduler"):
+        for name in ("link", "projector", "scheduler", "scorer"):
             if name in parts:
                 continue
-            if index.get(name) == [None, None]:
+            if index.get(name) == [None, None] or (name in cls._newer_components and name not in index):
                 parts[name] = None
                 continue
             component_class = cls._component_class(folder, name, index.get(name))
+            if name == "scorer":  # it has no weights
+                parts[name] = component_class.from_pretrained(folder / name)
+                continue
             config = component_class.load_config(folder / name)
             if name == "projector":
                 config["hidden_size"] = parts["decoder"].hidden_size
@@ -133,6 +143,7 @@ class AudioCaptionPipeline(FolderPipeline):
         generation: Mapping[str, Any] | None = None,
         generation_kwargs: Mapping[str, Any] | None = None,
         bridging: Mapping[str, Any] | None = None,
+        unknown_below: float | None = None,
     ) -> None:
         """Raises InputError for options that `__call__` cannot use, before anything is read or computed."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -141,6 +152,10 @@ class AudioCaptionPipeline(FolderPipeline):
             raise InputError(
                 "long_audio", f"is {long_audio!r}", "Use 'windows' (a caption each) or 'average' (one caption)"
             )
+        if unknown_below is not None:
+            check_unknown_below(unknown_below)
+            if self.scorer is None:
+                raise InputError("unknown_below", f"is {unknown_below}", "This pipeline has no scorer: leave it out")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise InputError("generator", f"is a {type(generator).__name__}", "Pass one torch.Generator")
         if generation_kwargs is not None and not isinstance(generation_kwargs, Mapping):
@@ -150,6 +165,8 @@ class AudioCaptionPipeline(FolderPipeline):
         if twice:
             raise InputError("generation_kwargs", f"has {', '.join(twice)}", "Pass that as an argument of its own")
         self.decoder.generation_config(**generation, **more)
+        prefix_tokens = self.projector.config.num_prefix_tokens
+        self.decoder.check_length(prefix_tokens, generation.get("max_new_tokens", 1))
         # The link itself knows what it takes, and an empty batch costs it nothing.
         self.bridge(torch.empty(0, self.clap.embedding_dim), **(bridging or {}))
 
@@ -217,9 +234,54 @@ class AudioCaptionPipeline(FolderPipeline):
 
     def _decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
         """`decode` of what the link returned: one that was never trained returns zeros, which are no user's mistake."""
+        return self.decoder.generate(self._prefix(embeds), **options)
+
+    def _prefix(self, embeds: torch.Tensor) -> torch.Tensor:
+        """(B, D) of any norm → (B, m, h) soft prefix."""
         unit = torch.nn.functional.normalize(rescale_rows(embeds).float(), dim=-1)
-        prefix = self.projector(unit.to(self._execution_device, self.projector.dtype))
-        return self.decoder.generate(prefix, **options)
+        return self.projector(unit.to(self._execution_device, self.projector.dtype))
+
+    @torch.no_grad()
+    def caption_features(
+        self, embeds: torch.Tensor, captions: Sequence[str], bridged: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What a `CaptionScorer` judges captions by.
+
+        Args:
+            embeds: (B, D) audio embeddings of `encode_audio`.
+            captions: one for each row.
+            bridged: (B, D) what `bridge` makes of ``embeds``, where it is known already.
+
+        Returns:
+            (B, 3) float32: cosine of audio and caption embedding, mean log-probability per token, number of tokens. A
+            row does not depend on the others.
+
+        Raises:
+            InputError: see `bridge`; or another number of captions.
+        """
+        if isinstance(captions, str) or len(captions) != len(embeds):
+            raise InputError("captions", f"are not {len(embeds)} of them", "Pass a list with one for each row")
+        if not len(embeds):
+            return torch.empty(0, 3)
+        bridged = self.bridge(embeds) if bridged is None else bridged
+        rows = [self._features(*row) for row in zip(embeds.split(1), bridged.split(1), captions, strict=True)]
+        return torch.stack(rows)
+
+    def _features(self, embed: torch.Tensor, bridged: torch.Tensor, caption: str) -> torch.Tensor:
+        text = self.clap.encode_text([caption])
+        cosine = torch.nn.functional.cosine_similarity(embed.to(text), text)
+        log_probability, tokens = self.decoder.log_probabilities(self._prefix(bridged), [caption])
+        return torch.cat([cosine.float().cpu(), log_probability.cpu(), tokens.float().cpu()])
+
+    def _scored(self, embeds: torch.Tensor, bridged: torch.Tensor, texts: list[list[str]]) -> list[list[float]]:
+        """Of a batch's captions: B lists of scores, empty without a scorer."""
+        if self.scorer is None:
+            return [[] for _ in texts]
+        scored = []
+        for embed, row, own in zip(embeds.split(1), bridged.split(1), texts, strict=True):
+            features = self.caption_features(embed.expand(len(own), -1), own, row.expand(len(own), -1))
+            scored.append(self.scorer.scores(features).tolist())
+        return scored
 
     @torch.no_grad()
     def __call__(
@@ -233,11 +295,14 @@ class AudioCaptionPipeline(FolderPipeline):
         add_noise: bool | None = None,
         batch_size: int = 32,
         long_audio: str = "windows",
+        hop_seconds: float = WINDOW_SECONDS,
+        max_duration: float | None = None,
         num_return_sequences: int = 1,
         max_new_tokens: int = 40,
         num_beams: int = 1,
         do_sample: bool = False,
         generation_kwargs: Mapping[str, Any] | None = None,
+        unknown_below: float | None = None,
         return_dict: bool = True,
     ) -> AudioCaptionPipelineOutput | tuple:
         """Caption one recording, or many.
@@ -253,14 +318,18 @@ class AudioCaptionPipeline(FolderPipeline):
                 effect, without a link.
             batch_size: windows computed at once; captions do not depend on it, sampled ones excepted.
             long_audio: beyond 10 s, "windows" captions each ten-second window, "average" captions the mean embedding.
+            hop_seconds: seconds from one window's start to the next one's, 0.1 to 10; less than 10 makes them overlap.
+            max_duration: seconds; a longer recording is an error.
             num_return_sequences: captions per window; more than one needs ``num_beams`` or ``do_sample``.
             max_new_tokens, num_beams, do_sample: as `transformers` generation.
             generation_kwargs: further fields of `transformers.GenerationConfig`; `CaptionDecoder.generate` says which
                 are refused (``max_length``, assisted decoding, guidance …).
-            return_dict: whether to return an `AudioCaptionPipelineOutput` or a tuple of its fields.
+            unknown_below: captions with a lower score begin with "An unknown sound, perhaps"; by default as the scorer
+                is configured. 0 hedges none.
+            return_dict: whether to return an `AudioCaptionPipelineOutput` or a tuple of captions, segments and errors.
 
         Returns:
-            Captions, segments and errors, input by input. In a list, an item that cannot be read is reported in
+            Captions, segments, errors and scores, input by input. In a list, an item that cannot be read is reported in
             ``errors`` and the others are captioned.
 
         Raises:
@@ -289,7 +358,7 @@ class AudioCaptionPipeline(FolderPipeline):
             "noise_timestep": noise_timestep,
             "add_noise": add_noise,
         }
-        self.check_inputs(batch_size, long_audio, generator, generation, generation_kwargs, bridging)
+        self.check_inputs(batch_size, long_audio, generator, generation, generation_kwargs, bridging, unknown_below)
         audio = _unpacked(audio)
         single = _is_one(audio)
         items = [audio] if single else list(audio)
@@ -297,59 +366,181 @@ class AudioCaptionPipeline(FolderPipeline):
             raise InputError("audio", "is a list of numbers", "Pass samples as an array, with sampling_rate=")
         if not single and sampling_rate is not None:
             check_sampling_rate(items, sampling_rate)
-        # Every batch shares one draw of noise, or a caption would depend on the batch that it is in.
-        noise_seed = None if generator is None else _seed(generator)
-        spans, embeds, errors = self._encode_items(items, sampling_rate, single, batch_size)
-        if long_audio == "average":
-            spans, embeds = _average(spans, embeds)
-        texts: list[list[str]] = []
-        for k in range(0, len(spans), batch_size):
-            bridged = self.bridge(
-                embeds[k : k + batch_size],
-                "audio",
-                generator=None if noise_seed is None else torch.Generator().manual_seed(noise_seed),
-                **bridging,
+        if single:
+            recordings = [Recording(audio, sampling_rate)]
+        else:
+            recordings = (
+                Recording(item, sampling_rate if is_decoded(item) else None, _name(item, i))
+                for i, item in enumerate(self.progress_bar(items))
             )
-            texts += self._decode(bridged, generator=generator, **generation, **(generation_kwargs or {}))
+        batches = self._hear(recordings, batch_size, hop_seconds, max_duration)
+        # All is heard before the first caption: with the models offloaded, each moves to the device once.
+        heard = [one for batch in batches for one in batch]
+        errors: list[AudioError | None] = [one.error for one in heard if one.ended]
+        if single and errors[0] is not None:
+            raise errors[0]
+        for error in filter(None, errors):
+            logger.warning("No caption for %s", error)
+        # A recording may turn out to be unusable after some of its windows: none of them is captioned then.
+        chosen = average(heard) if long_audio == "average" else heard
+        windows = [one for one in chosen if not one.ended and errors[one.item] is None]
+        segments: list[list[CaptionSegment]] = [[] for _ in items]
+        caption = self._captioner(generator, bridging, generation | dict(generation_kwargs or {}), unknown_below)
+        for first in range(0, len(windows), batch_size):
+            part = windows[first : first + batch_size]
+            for window, segment in zip(part, caption(part), strict=True):
+                segments[window.item].append(segment)
         self.maybe_free_model_hooks()
 
-        segments: list[list[CaptionSegment]] = [[] for _ in items]
-        for (owner, start, end), row in zip(spans, texts, strict=True):
-            segments[owner].append(CaptionSegment(start, end, row[0], tuple(row[1:])))
         captions: list[str | None] = []
+        means: list[float | None] = []
         for own in segments:
             for k in range(num_return_sequences):
                 parts = [(segment.text, *segment.alternatives)[k] for segment in own]
                 captions.append(". ".join(parts) if parts else None)
+                values = [(segment.score, *segment.alternative_scores)[k] for segment in own] if self.scorer else []
+                means.append(sum(values) / len(values) if values else None)
         if not return_dict:
             return captions, segments, errors
-        return AudioCaptionPipelineOutput(captions=captions, segments=segments, errors=errors)
+        return AudioCaptionPipelineOutput(captions=captions, segments=segments, errors=errors, scores=means)
 
-    def _encode_items(self, items: list, sampling_rate: int | None, single: bool, batch_size: int):
-        """(item, start, end) of all windows, their embeddings (N, D), errors by item; holds one batch of samples."""
-        spans: list[Span] = []
-        errors: list[AudioError | None] = [None] * len(items)
-        embeds: list[torch.Tensor] = []
-        waiting: list[np.ndarray] = []
-        for i, item in enumerate(self.progress_bar(items)):
-            rate = sampling_rate if single or is_decoded(item) else None
-            try:
-                samples = load_audio(item, rate, name=None if single else _name(item, i))
-            except AudioError as error:
-                if single:
-                    raise
-                logger.warning("No caption for %s", error)
-                errors[i] = error
-                continue
-            for window in split_windows(samples):
-                spans.append((i, window.start, window.end))
-                waiting.append(window.samples)
-                if len(waiting) == batch_size:
-                    embeds.append(self.encode_audio(np.stack(waiting)))
-                    waiting.clear()
-        if waiting:
-            embeds.append(self.encode_audio(np.stack(waiting)))
-        return spans, torch.cat(embeds) if embeds else torch.empty(0, self.clap.embedding_dim), errors
+    def stream(
+        self,
+        audio: AudioInput,
+        sampling_rate: int | None = None,
+        *,
+        batch_size: int = 8,
+        hop_seconds: float = WINDOW_SECONDS,
+        max_duration: float | None = None,
+        **options: Any,
+    ) -> Iterator[CaptionSegment]:
+        """Caption one recording of any length, window by window: memory does not grow with its length.
+
+        Args:
+            audio, sampling_rate: as `__call__`, of one recording.
+            batch_size: windows computed at once, and thus how many come at once.
+            hop_seconds: seconds from one window's start to the next one's, 0.1 to 10.
+            max_duration: seconds, after which the recording is refused.
+            options: ``generator``, ``num_return_sequences``, ``unknown_below`` … as `__call__`.
+
+        Yields:
+            A `CaptionSegment` for each window, in order.
+
+        Raises:
+            AudioError: where it is found; the segments before it are good.
+            InputError: as `__call__`.
+
+        Examples:
+            >>> import numpy as np
+            >>> from diffusion_link_hf import AudioCaptionPipeline
+            >>> pipe = AudioCaptionPipeline.from_pretrained("tiny")
+            >>> noise = np.random.default_rng(0).normal(0, 0.05, 12 * 44_100)
+            >>> [(segment.start, segment.end) for segment in pipe.stream((noise, 44_100))]
+            [(0.0, 10.0), (10.0, 12.0)]
+        """
+        recordings = [Recording(audio, sampling_rate)]
+        options |= {"batch_size": batch_size, "hop_seconds": hop_seconds, "max_duration": max_duration}
+        for _, segment in self.stream_all(recordings, **options):
+            if isinstance(segment, AudioError):
+                raise segment
+            if segment is not None:
+                yield segment
+
+    def stream_all(
+        self,
+        recordings: Iterable[Recording],
+        *,
+        batch_size: int = 32,
+        hop_seconds: float = WINDOW_SECONDS,
+        max_duration: float | None = None,
+        generator: torch.Generator | None = None,
+        unknown_below: float | None = None,
+        long_audio: str = "windows",
+        num_inference_steps: int | None = None,
+        noise_timestep: int | None = None,
+        add_noise: bool | None = None,
+        **generation: Any,
+    ) -> Iterator[tuple[int, CaptionSegment | AudioError | None]]:
+        """Caption many recordings as they come, in batches that span them.
+
+        Args:
+            recordings: `Recording` objects; those ahead are read while a batch is computed.
+            generation: ``num_return_sequences``, ``num_beams``, ``max_new_tokens`` and whatever
+                `CaptionDecoder.generate` takes.
+
+        Yields:
+            (number of the recording, segment) in order, and behind the last segment of each (number, None), or (number,
+            error) if the recording turned out to be unusable.
+        """
+        bridging = {
+            "num_inference_steps": num_inference_steps,
+            "noise_timestep": noise_timestep,
+            "add_noise": add_noise,
+        }
+        self.check_inputs(batch_size, long_audio, generator, generation, None, bridging, unknown_below)
+        caption = self._captioner(generator, bridging, generation, unknown_below)
+        batches = self._hear(recordings, batch_size, hop_seconds, max_duration)
+        if long_audio == "average":
+            batches = ([one] for one in average(one for batch in batches for one in batch))
+        for batch in batches:
+            segments = iter(caption([one for one in batch if not one.ended]))
+            for one in batch:
+                yield one.item, one.error if one.ended else next(segments)
+        self.maybe_free_model_hooks()
+
+    def _hear(self, recordings: Iterable[Recording], batch_size: int, hop_seconds: float, max_duration: float | None):
+        return hear(recordings, self._encode, self._is_silent, batch_size, hop_seconds, max_duration)
+
+    @torch.no_grad()
+    def _encode(self, windows: np.ndarray) -> torch.Tensor:
+        return self.encode_audio(windows)
+
+    def _captioner(
+        self,
+        generator: torch.Generator | None,
+        bridging: Mapping[str, Any],
+        generation: Mapping[str, Any],
+        unknown_below: float | None,
+    ) -> Callable[[list[Heard]], list[CaptionSegment]]:
+        """A function from a batch of windows to their segments."""
+        # Every batch shares one draw of noise, or a caption would depend on the batch that it is in.
+        noise_seed = None if generator is None else _seed(generator)
+
+        @torch.no_grad()
+        def caption(windows: list[Heard]) -> list[CaptionSegment]:
+            rows = [window.embed for window in windows if window.embed is not None]
+            found = iter(())
+            if rows:
+                embeds = torch.stack(rows)
+                noise = None if noise_seed is None else torch.Generator().manual_seed(noise_seed)
+                bridged = self.bridge(embeds, "audio", generator=noise, **bridging)
+                texts = self._decode(bridged, generator=generator, **generation)
+                found = zip(texts, self._scored(embeds, bridged, texts), strict=True)
+            count = generation.get("num_return_sequences", 1)
+            return [
+                self._segment(window, *(([], []) if window.silent else next(found)), count, unknown_below)
+                for window in windows
+            ]
+
+        return caption
+
+    def _segment(
+        self, window: Heard, texts: list[str], scores: list[float], count: int, unknown_below: float | None
+    ) -> CaptionSegment:
+        """A window's captions as they may be said."""
+        if window.silent:
+            texts, scores = [SILENCE_CAPTION] * count, [1.0] * count
+        elif self.scorer is not None:
+            texts = [self.scorer.hedge(*each, unknown_below) for each in zip(texts, scores, strict=True)]
+        score = scores[0] if scores else None
+        return CaptionSegment(window.start, window.end, texts[0], tuple(texts[1:]), score, tuple(scores[1:]))
+
+    def _is_silent(self, samples: np.ndarray) -> bool:
+        """(480000,) below the scorer's level of silence."""
+        if self.scorer is None:
+            return False
+        level = loudest_dbfs(torch.from_numpy(samples)[None], SAMPLING_RATE)
+        return bool(level < self.scorer.config.silence_dbfs)
 
 
 def _name(item: Any, index: int) -> str | None:
@@ -379,15 +570,3 @@ def _is_one(audio: Any) -> bool:
 def _seed(generator: torch.Generator) -> int:
     """A seed drawn from a generator, which moves on: two calls with it differ, two equal generators agree."""
     return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-
-
-def _average(spans: list[Span], embeds: torch.Tensor) -> tuple[list[Span], torch.Tensor]:
-    """One entry per recording: its windows' mean embedding, renormalized, from its start to its end."""
-    own: dict[int, list[int]] = {}
-    for k, (owner, _, _) in enumerate(spans):
-        own.setdefault(owner, []).append(k)
-    if not own:
-        return spans, embeds
-    means = torch.stack([embeds[rows].mean(0) for rows in own.values()])
-    merged = [(owner, spans[rows[0]][1], spans[rows[-1]][2]) for owner, rows in own.items()]
-    return merged, torch.nn.functional.normalize(means, dim=-1)
