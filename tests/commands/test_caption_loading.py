@@ -7,7 +7,7 @@ import soundfile as sf
 import torch
 
 from diffusion_link_hf.commands import caption
-from diffusion_link_hf.commands.options import load_pipeline
+from diffusion_link_hf.commands.loaded_pipeline import load_pipeline
 from diffusion_link_hf.errors import InputError
 from support.commands import parse, run
 from support.hub_client import RATE, recording
