@@ -7,6 +7,7 @@ import torch
 
 from ..errors import InputError
 
+MAX_NEW_TOKENS = 40  # of a caption, where nothing else is said
 # Fields of GenerationConfig that work beside a soft prefix. The others are what the decoder decides itself (total
 # lengths, special tokens, cache), what would change the type of the result, and what starts from the token ids of a
 # prompt, which a soft prefix does not have: assisted decoding, early exit (which even leaves the model changed when it
@@ -35,6 +36,31 @@ def refuse_options(names: Iterable[str]) -> None:
             f"cannot have {', '.join(refused)}",
             instead or f"Beside a soft prefix, captions take {', '.join(OPTIONS)}",
         )
+
+
+def check_counts(num_return_sequences: int, max_new_tokens: int, num_beams: int, do_sample: bool) -> dict[str, int]:
+    """The three numbers by name.
+
+    Raises:
+        InputError: no whole number of at least 1; or several sequences from greedy search.
+    """
+    if not isinstance(do_sample, bool):
+        raise InputError("do_sample", f"is {do_sample!r}", "Use True or False")
+    counts = {
+        "num_return_sequences": num_return_sequences,
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+    }
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(name, f"is {value!r}", "Use a whole number of at least 1")
+    if num_return_sequences > 1 and not do_sample and num_beams < num_return_sequences:
+        raise InputError(
+            "num_return_sequences",
+            f"is {num_return_sequences} with num_beams={num_beams}, do_sample={do_sample}",
+            "Greedy search has one result: sample, or use at least as many beams",
+        )
+    return counts
 
 
 def raise_option_error(error: Exception, names: Iterable[str]) -> NoReturn:

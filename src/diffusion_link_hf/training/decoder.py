@@ -15,6 +15,7 @@ from torch import nn
 from ..bridges.losses import Share
 from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
+from ..models.generation_options import MAX_NEW_TOKENS
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
 from .batches import CaptionBatches
@@ -53,6 +54,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         DataError: a cache that cannot be read, has no audio for the supervised mode, or is of another CLAP; a damaged
             checkpoint.
         ModelFolderError, HubAccessError: a model that cannot be loaded.
+        InputError: captions that the base model has too few positions for.
         MetricDependencyError: validation by CIDEr-D without Java or pycocoevalcap.
     """
     output = Path(args.output)
@@ -116,6 +118,9 @@ class DecoderRun(TrainingRun):
         self.score_name = args.validate_metric
         self.rows = trainable_rows(train, args.mode)
         lengths = token_counts(parts.decoder, [train.captions[i] for i in self.rows.tolist()])
+        # Not the training's captions alone: validation, and whoever loads the result, writes longer ones.
+        longest = max(int(lengths.max()), MAX_NEW_TOKENS)
+        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, longest, "tokens of a caption")
         self.batches = CaptionBatches(lengths, args.seed, args.batch_size, args.bucket_batches)
         epoch = self.batches.steps_per_epoch
         total = args.max_steps or math.ceil(args.epochs * epoch)
