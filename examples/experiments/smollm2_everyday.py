@@ -56,6 +56,7 @@ DECODER = {
     "base_dtype": "bfloat16",
     "include_base": False,
     "checkpoint_every": 20,
+    "log_every": 10,
 }
 
 

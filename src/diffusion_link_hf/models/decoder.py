@@ -16,17 +16,19 @@ from ..loading import (
     check_dtype,
     check_finite,
     check_vocabulary,
-    drop_local_names,
-    includes_base,
     load_tokenizer,
     read_json,
     refuse_pickles,
-    save_tokenizer,
 )
-from ..tensors import cast_floats
-from .adapters import ADAPTER_FILE, check_one_adapter, load_adapter, plain_state, remove_adapter, save_adapter
-from .decoder_config import BASE_FOLDER, Reference, fetch_base, read_decoder_config, write_decoder_config
-from .generation_options import MAX_NEW_TOKENS, SEARCH_ERRORS, check_counts, raise_option_error, refuse_options
+from .adapters import ADAPTER_FILE, load_adapter, plain_state
+from .decoder_folder import BASE_FOLDER, Reference, fetch_base, read_decoder_config, write_decoder
+from .generation_options import (
+    MAX_NEW_TOKENS,
+    SEARCH_ERRORS,
+    check_counts,
+    make_generation_config,
+    raise_option_error,
+)
 from .language_model import check_positions, load_causal_lm
 from .sampling import own_generator
 
@@ -122,16 +124,7 @@ class CaptionDecoder(nn.Module):
         return torch.cat([head.expand(len(prefix), -1, -1), prefix.to(head.dtype)], dim=1)
 
     def check_length(self, prefix_tokens: int, caption_tokens: int, name: str = "max_new_tokens") -> None:
-        """Refuses captions that the base model has no positions for, behind the instruction and the prefix.
-
-        Args:
-            prefix_tokens: m, of the soft prefix.
-            caption_tokens: of the longest caption, EOS among them.
-            name: what the error calls that length.
-
-        Raises:
-            InputError: see `check_positions`.
-        """
+        """Raises InputError, naming ``name``, if so long a caption has no positions behind instruction and prefix."""
         check_positions(self.base_model, len(self._instruction_ids()), prefix_tokens, caption_tokens, name)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -243,15 +236,8 @@ class CaptionDecoder(nn.Module):
             InputError: an unknown or refused option, a value of a wrong type or out of range, or several sequences
                 from greedy search.
         """
-        refuse_options(options)
         counts = check_counts(num_return_sequences, max_new_tokens, num_beams, do_sample)
-        tokenizer = self._checked_tokenizer()
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        special = {"pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-        try:
-            return GenerationConfig(do_sample=do_sample, **counts, **special, **options)
-        except SEARCH_ERRORS as error:
-            raise_option_error(error, options)
+        return make_generation_config(self._checked_tokenizer(), counts, do_sample, options)
 
     def save_pretrained(
         self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
@@ -266,30 +252,7 @@ class CaptionDecoder(nn.Module):
         Raises:
             InputError: something that the folder could not hold would be lost.
         """
-        check_dtype(dtype)
-        folder = Path(save_directory)
-        if self.has_adapter:
-            check_one_adapter(self.model)
-        include_base = includes_base(include_base, self.source)
-        if not include_base and not self.has_adapter:
-            raise InputError(
-                "include_base",
-                "is False, but this decoder has no adapter",
-                "Its own weights would be lost: use include_base=True",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        base = folder / BASE_FOLDER
-        if include_base:
-            self.base_model.save_pretrained(base, state_dict=cast_floats(self.base_state(), dtype))
-        else:
-            self.base_model.config.save_pretrained(base)
-        drop_local_names(base / "config.json")
-        remove_adapter(folder)
-        if self.has_adapter:
-            save_adapter(self.model, folder, self.source, dtype)
-        if self.tokenizer is not None:
-            save_tokenizer(self.tokenizer, folder)
-        write_decoder_config(folder, self.instruction, None if include_base else self.source)
+        write_decoder(self, Path(save_directory), include_base, dtype)
 
     def base_state(self) -> dict[str, torch.Tensor]:
         """The base model's weights under their own names, without the adapter's.

@@ -1,9 +1,11 @@
 """Which options of `transformers` generation captions take, and what the others and the failing ones become."""
 
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
 import torch
+from transformers import GenerationConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ..errors import InputError
 
@@ -61,6 +63,23 @@ def check_counts(num_return_sequences: int, max_new_tokens: int, num_beams: int,
             "Greedy search has one result: sample, or use at least as many beams",
         )
     return counts
+
+
+def make_generation_config(
+    tokenizer: PreTrainedTokenizerBase, counts: Mapping[str, int], do_sample: bool, options: Mapping[str, Any]
+) -> GenerationConfig:
+    """A configuration of counts and options, with the special tokens of ``tokenizer``.
+
+    Raises:
+        InputError: an unknown or refused option, or a value of a wrong type or out of range.
+    """
+    refuse_options(options)
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    special = {"pad_token_id": pad, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    try:
+        return GenerationConfig(do_sample=do_sample, **counts, **special, **options)
+    except SEARCH_ERRORS as error:
+        raise_option_error(error, options)
 
 
 def raise_option_error(error: Exception, names: Iterable[str]) -> NoReturn:

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from ..errors import InputError
 from ..loading import load_strict
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype | None = None, **options: Any) -> PreTrainedModel:
-    """A causal LM from a folder, strictly and from safetensors only.
+    """A causal LM from a folder, strictly and from safetensors only. Its generation_config.json is not read.
 
     Args:
         dtype: of the loaded weights, float32 by default.
@@ -20,6 +20,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype | None = None, **options: An
     Raises:
         ModelFolderError: see `load_strict`.
     """
+    options.setdefault("generation_config", GenerationConfig())  # instead of the folder's, which asks for its own
     # trust_remote_code=None would ask at the terminal whether to run code of the folder.
     return load_strict(
         AutoModelForCausalLM.from_pretrained, folder, dtype, local_files_only=True, trust_remote_code=False, **options

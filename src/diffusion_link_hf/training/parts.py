@@ -18,7 +18,7 @@ from ..errors import DataError, ModelFolderError, RecipeError
 from ..loading import check_vocabulary, load_tokenizer, locate, read_json, refuse_revision
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
-from ..models.decoder_config import CONFIG_FILE, Reference, fetch_base, read_decoder_config
+from ..models.decoder_folder import CONFIG_FILE, Reference, fetch_base, read_decoder_config
 from ..models.gguf import dequantized, gguf_file
 from ..models.language_model import load_causal_lm
 from ..models.packaged import CARRIERS, PackagedReference

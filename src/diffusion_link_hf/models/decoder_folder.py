@@ -1,11 +1,24 @@
-"""``decoder_config.json``: a decoder's instruction, and where its base model is."""
+"""A decoder's folder: how it is written, and where its ``decoder_config.json`` says that the base model is."""
 
 import json
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..errors import ModelFolderError
-from ..loading import WEIGHTS_AND_TEXT, BaseReference, read_json
+import torch
+from torch import nn
+
+from ..errors import InputError, ModelFolderError
+from ..loading import (
+    WEIGHTS_AND_TEXT,
+    BaseReference,
+    check_dtype,
+    drop_local_names,
+    includes_base,
+    read_json,
+    save_tokenizer,
+)
+from ..tensors import cast_floats
+from .adapters import check_one_adapter, remove_adapter, save_adapter
 from .packaged import PackagedReference
 
 CONFIG_FILE = "decoder_config.json"
@@ -13,10 +26,36 @@ BASE_FOLDER = "base"
 Reference = BaseReference | PackagedReference
 
 
-def write_decoder_config(folder: Path, instruction: str | None, reference: Reference | None) -> None:
-    """Write the file; None stands for a base model inside ``folder``."""
-    base = {"path": BASE_FOLDER} if reference is None else reference.as_json()
-    config = {"instruction": instruction, "base": base}
+def write_decoder(
+    decoder: nn.Module, folder: Path, include_base: bool | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """What `CaptionDecoder.save_pretrained` does, whose arguments it takes."""
+    check_dtype(dtype)
+    if decoder.has_adapter:
+        check_one_adapter(decoder.model)
+    include_base = includes_base(include_base, decoder.source)
+    if not include_base and not decoder.has_adapter:
+        raise InputError(
+            "include_base",
+            "is False, but this decoder has no adapter",
+            "Its own weights would be lost: use include_base=True",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    base = folder / BASE_FOLDER
+    if include_base:
+        decoder.base_model.save_pretrained(base, state_dict=cast_floats(decoder.base_state(), dtype))
+    else:
+        decoder.base_model.config.save_pretrained(base)
+    drop_local_names(base / "config.json")
+    remove_adapter(folder)
+    if decoder.has_adapter:
+        save_adapter(decoder.model, folder, decoder.source, dtype)
+    if decoder.tokenizer is not None:
+        save_tokenizer(decoder.tokenizer, folder)
+    config = {
+        "instruction": decoder.instruction,
+        "base": {"path": BASE_FOLDER} if include_base else decoder.source.as_json(),
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
