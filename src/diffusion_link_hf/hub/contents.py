@@ -12,6 +12,7 @@ import yaml
 from ..embeddings.shards import MANIFEST, read_manifest
 from ..errors import InputError, ModelFolderError
 from ..loading import INDEX, BaseReference, LoadPath, read_json, refuse_pickles
+from ..models.packaged import PackagedReference
 
 METRICS = "metrics.json"
 CARD = "README.md"
@@ -218,7 +219,8 @@ def recipe_fields(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def base_models(folder: Path) -> dict[str, str | None]:
     """Hub id → revision of the base models that the components of a folder reference."""
-    references = (BaseReference.read(folder / name) for name in COMPONENTS)
+    kinds = (BaseReference, PackagedReference)
+    references = (kind.read(folder / name) for name in COMPONENTS for kind in kinds)
     return {reference.id: reference.revision for reference in references if reference}
 
 

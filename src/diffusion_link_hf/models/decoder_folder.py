@@ -19,9 +19,9 @@ from ..loading import (
 )
 from ..tensors import cast_floats
 from .adapters import check_one_adapter, remove_adapter, save_adapter
+from .packaged import DECODER_CONFIG as CONFIG_FILE
 from .packaged import PackagedReference
 
-CONFIG_FILE = "decoder_config.json"
 BASE_FOLDER = "base"
 Reference = BaseReference | PackagedReference
 
@@ -72,8 +72,8 @@ def read_decoder_config(folder: Path) -> tuple[str | None, Path | Reference]:
         raise ModelFolderError(item, f"has instruction = {instruction!r}", "It is a string or null")
     if reference := BaseReference.read(folder):
         return instruction, reference
-    if isinstance(base, dict) and "package" in base:
-        return instruction, PackagedReference.from_json(base, item)
+    if reference := PackagedReference.read(folder):
+        return instruction, reference
     if not isinstance(base, dict) or not isinstance(base.get("path"), str):
         raise ModelFolderError(
             item, f"names no base model (base = {base!r})", "It needs {'path'}, {'id', 'revision'} or {'package'}"

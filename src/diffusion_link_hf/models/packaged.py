@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFolderError
+from ..loading import read_json
 from .gguf import dequantized, file_sha256
+
+DECODER_CONFIG = "decoder_config.json"  # of a decoder's folder: its field ``base`` is a reference
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,17 @@ class PackagedReference:
                 item, f"names no packaged model ({value})", f"Known are {', '.join(CARRIERS)}, each with its sha256"
             )
         return cls(name, sha256)
+
+    @classmethod
+    def read(cls, folder: Path) -> "PackagedReference | None":
+        """That of a decoder's folder, or None where it names no packaged model.
+
+        Raises:
+            ModelFolderError: see `from_json`.
+        """
+        item = folder / DECODER_CONFIG
+        base = read_json(item).get("base") if item.is_file() else None
+        return cls.from_json(base, item) if isinstance(base, dict) and "package" in base else None
 
     @property
     def id(self) -> str:
