@@ -1,11 +1,11 @@
 """The paper's protocol in small, with a pretrained language model: SmolLM2 captions embedded scenes of everyday sounds.
 
-Takes embeddings of scenes that a CLAP has heard, and makes embedding caches of them. Then, for each seed:
+Takes embeddings of scenes that a CLAP has heard, and makes embedding caches of them. Then:
 
 - a zero-shot decoder learns from text embeddings alone, of AudioCaps captions and of the captions of training scenes;
-- each bridge is fitted on the training scenes, with one caption of each;
-- from that decoder, for each bridge, one goes on with text through the bridge (zero-shot), and one with the training
-  scenes through it (supervised); "none" goes on without a bridge;
+- for each seed, each bridge is fitted on the training scenes, with one caption of each;
+- from that decoder, for each bridge and seed, one goes on with text through the bridge (zero-shot), and one with the
+  training scenes through it (supervised); "none" goes on without a bridge;
 - all of them caption the same held-out scenes.
 
 A folder of scenes holds ``audio.npy``, (N, D) embeddings, and ``captions.jsonl`` with N lines {"captions": ["…", …]}.
@@ -62,16 +62,16 @@ DECODER = {
 
 @dataclass(frozen=True)
 class WarmRecipe(CaptioningRecipe):
-    """Decoders that go on from the zero-shot decoder of their seed, which has learned without a bridge.
+    """Decoders that go on from one that has learned from text without a bridge.
 
     Attributes:
-        text: folder of those decoders, ``seed<n>``.
+        text: folder of that decoder.
     """
 
     text: Path = Path()
 
     def arguments(self, mode: str, seed: int, cache: Path, output: Path, link: Path | None) -> DecoderTrainingArguments:
-        return replace(super().arguments(mode, seed, cache, output, link), init_from=str(self.text / f"seed{seed}"))
+        return replace(super().arguments(mode, seed, cache, output, link), init_from=str(self.text))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,11 +86,11 @@ def main(argv: list[str] | None = None) -> None:
     add("--methods", nargs="+", default=list(METHODS), metavar="NAME", help=f"default: {' '.join(METHODS)}")
     add("--modes", nargs="+", default=["zeroshot", "supervised"], metavar="MODE", help="default: both")
     add("--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="default: 0 1")
-    add("--text-steps", type=int, default=300, metavar="N", help="of the zero-shot decoder of a seed (default: 300)")
-    add("--steps", type=int, default=30, metavar="N", help="of each decoder after that (default: 30)")
-    add("--bridge-steps", type=int, default=500, metavar="N", help="of each trained bridge (default: 500)")
-    add("--scenes", type=int, default=12_000, metavar="N", help="training scenes, and AudioCaps captions")
-    add("--captioned", type=int, default=200, metavar="N", help="held-out scenes (default: 200)")
+    add("--text-steps", type=int, default=250, metavar="N", help="of the decoder that learns from text (default: 250)")
+    add("--steps", type=int, default=25, metavar="N", help="of each decoder after that (default: 25)")
+    add("--bridge-steps", type=int, default=300, metavar="N", help="of each trained bridge (default: 300)")
+    add("--scenes", type=int, default=8000, metavar="N", help="training scenes, and as many AudioCaps captions")
+    add("--captioned", type=int, default=160, metavar="N", help="held-out scenes (default: 160)")
     add("--output", type=Path, required=True, metavar="FOLDER", help="for the caches, the runs and the report")
     args = parser.parse_args(argv)
     train, test = make_caches(args)
@@ -120,12 +120,11 @@ def run_protocol(args: argparse.Namespace, train: Path, test: Path) -> None:
     runs = CaptionRuns(args.output / "runs", recipe, fit, keep=True)
     base = locate_base(args.base_model, None).fingerprint
     runs.record({**recipe.conditions(cache, captioned, base), "text_steps": args.text_steps})
+    if not (recipe.text / "metrics.json").is_file():
+        learn_from_text(args, train, recipe.text)
     finished = []
     for run in plan_runs(args.methods, args.modes, args.seeds):
         print(run.name, flush=True)
-        text = recipe.text / f"seed{run.seed}"
-        if not (text / "metrics.json").is_file():
-            learn_from_text(args, train, text, run.seed)
         done = runs.is_finished(run)
         finished.append(runs.finished(run, len(held_out)) if done else runs.do(run, train, held_out))
     boot = GroupBootstrap(np.arange(len(held_out)), 1000, 0)
@@ -156,13 +155,11 @@ def run_protocol(args: argparse.Namespace, train: Path, test: Path) -> None:
     write_captions(finished, held_out, args.output / "captions.jsonl")
 
 
-def learn_from_text(args: argparse.Namespace, cache: Path, output: Path, seed: int) -> None:
-    """The zero-shot decoder that all others of a seed go on from."""
+def learn_from_text(args: argparse.Namespace, cache: Path, output: Path) -> None:
+    """The zero-shot decoder that all others go on from."""
     budget = {"max_steps": args.text_steps, "warmup_steps": args.text_steps // 20, "learning_rate": 2e-3}
     fixed = {"mode": "zeroshot", "validation_fraction": 0.0, "report_to": "none", "base_model": args.base_model}
-    train_decoder(
-        DecoderTrainingArguments(cache=str(cache), output=str(output), seed=seed, **DECODER, **budget, **fixed)
-    )
+    train_decoder(DecoderTrainingArguments(cache=str(cache), output=str(output), **DECODER, **budget, **fixed))
 
 
 def make_caches(args: argparse.Namespace) -> tuple[Path, Path]:
