@@ -15,8 +15,8 @@ lint: $(VENV)/test-installed ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: $(VENV)/docs-installed ## build the documentation site into build/site; needs no network
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: $(VENV)/docs-installed ## build the documentation site into build/site; needs no network (--quiet would switch --strict off)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -15,7 +15,10 @@ COMMANDS = ("caption", "embed", "train", "train_bridge", "gap", "evaluate", "sco
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffusion-link", description="Caption audio through Diffusion-Link.")
+    parser = argparse.ArgumentParser(
+        prog="diffusion-link",
+        description="Caption sounds, and train and compare bridges between audio and text embeddings.",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:

@@ -62,5 +62,5 @@ def test_wrong_input_is_refused():
     with pytest.raises(InputError, match="resamples"):
         GroupBootstrap(GROUP, 0)
     for stranger in (0, 4, 99):
-        with pytest.raises(InputError, match="not made with"):
+        with pytest.raises(InputError, match="does not know"):
             GroupBootstrap(GROUP).mean(VALUES, np.where(GROUP == 1, stranger, GROUP))

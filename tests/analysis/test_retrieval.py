@@ -92,7 +92,7 @@ def test_equal_captions_of_other_recordings_are_ties():
 
 def test_wrong_input_is_refused():
     rows = make_rows(3)
-    with pytest.raises(InputError, match="lacks"):
+    with pytest.raises(InputError, match="has no item"):
         rank_items(rows, torch.tensor([0, 1, 5]), rows, torch.tensor([0, 1, 2]))
     with pytest.raises(InputError, match="cutoffs"):
         recall(rows, rows, torch.arange(3), GroupBootstrap(np.arange(3)), (0,))

@@ -71,5 +71,5 @@ def test_wrong_shapes_are_refused():
         with pytest.raises(InputError, match="group"):
             measure(make_rows(8), make_rows(8), GROUP[:7], boot)
     alone = torch.zeros(8, dtype=torch.long)
-    with pytest.raises(InputError, match="single"):
+    with pytest.raises(InputError, match="only one recording"):
         unmatched_cosine(make_rows(8), make_rows(8), alone, GroupBootstrap(alone.numpy()))

@@ -57,7 +57,7 @@ def test_items_are_held_out_whole():
         held = held_out_rows(group, 0.5, seed)
         assert set(group[held].tolist()).isdisjoint(group[~held].tolist())
         assert len(group[held].unique()) == 2
-    with pytest.raises(InputError, match="single item"):
+    with pytest.raises(InputError, match="only one item"):
         choose_ridge_strength(make_rows(4), make_rows(4, 1), torch.zeros(4, dtype=torch.long))
 
 

@@ -133,7 +133,7 @@ def test_test_recordings_must_be_others_of_the_same_encoder(given, tmp_path):
     choice = DataChoice(tmp_path / "cache", test=tmp_path / "test")
     cache = make_captioned_cache()
     cache.select(torch.arange(6)).save(tmp_path / "test")
-    with pytest.raises(DataError, match="has 3 recordings of the training data"):
+    with pytest.raises(DataError, match="shares 3 recordings with the training data"):
         split_cache(choice)
     for name, of, clap in (("cache", cache, "this"), ("test", make_captioned_cache(10, seed=5), "that")):
         of.manifest["clap"] = clap

@@ -123,7 +123,7 @@ def test_methods_always_have_the_baselines():
         (["--held-out", 1.0], InputError, "held_out"),
         (["--held-out", 0.001], DataError, "held out"),
         (["--picture", "teleport"], InputError, "teleport"),
-        (["--bridge", "ridge=somewhere"], InputError, "second 'ridge'"),
+        (["--bridge", "ridge=somewhere"], InputError, "name 'ridge' twice"),
         (["--bridge", "mine=./nowhere"], ModelFolderError, "nowhere"),
         (["--embeddings", "./nowhere"], DataError, "nowhere: no such file or folder"),
         (["--names", "image", "image"], InputError, "source and target"),

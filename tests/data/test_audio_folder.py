@@ -49,7 +49,7 @@ def test_the_file_itself_and_recordings_elsewhere(folder, tmp_path_factory):
     elsewhere.write_text("file_name,caption\n0.wav,Rain\n")
     (clip,) = open_data(elsewhere, audio=folder)
     assert len(clip.load()) == 4800
-    with pytest.raises(DataError, match="nowhere: is no folder"):
+    with pytest.raises(DataError, match="nowhere: is not a folder"):
         open_data(elsewhere, audio=folder / "nowhere")
 
 

@@ -96,7 +96,7 @@ def test_two_recordings_of_one_name_are_refused(folder, other):
 
 def test_a_folder_of_something_else_is_refused(folder, tmp_path):
     write_sound(tmp_path / "else" / "music.wav")
-    for audio, words in ((tmp_path / "else", "none of the 2 recordings"), (tmp_path / "nowhere", "is no folder")):
+    for audio, words in ((tmp_path / "else", "none of the 2 recordings"), (tmp_path / "nowhere", "is not a folder")):
         with pytest.raises(DataError, match=words):
             open_data(folder, audio=audio)
 

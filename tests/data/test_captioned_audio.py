@@ -85,7 +85,7 @@ def test_parts_belong_to_the_whole(tmp_path):
     for index, count in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(InputError, match="shard: is"):
             data.shard(index, count)
-    with pytest.raises(InputError, match="a part already"):
+    with pytest.raises(InputError, match="a shard itself"):
         part.shard(0, 2)
 
 
@@ -177,7 +177,8 @@ def test_an_unknown_kind_of_folder(tmp_path, files):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("a.txt", "is no csv"), ("a.csv", "no file_name"), ("a.parquet", "is no whole Parquet file")]
+    ("name", "words"),
+    [("a.txt", "is not a csv"), ("a.csv", "no file_name"), ("a.parquet", "is not a whole Parquet file")],
 )
 def test_an_unknown_kind_of_file(tmp_path, name, words):
     (tmp_path / name).write_text("x,y\n1,2\n")

@@ -187,7 +187,7 @@ def test_files_that_do_not_agree_are_refused(tmp_path):
     row = {"audio": None, "caption": "x", "file_name": "a"}
     write_parquet(tmp_path / "train-0.parquet", [row], schema)
     write_parquet(tmp_path / "train-1.parquet", [row | {"caption": ["x"]}], schema | {"caption": pa.list_(pa.string())})
-    with pytest.raises(DataError, match=r"train-1\.parquet: has other columns than .*train-0\.parquet"):
+    with pytest.raises(DataError, match=r"train-1\.parquet: does not have the columns of .*train-0\.parquet"):
         open_data(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_file_is_refused(tmp_path):
     path = make_audiocaps_repository(tmp_path) / "data" / "train-00000-of-00001.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: is no whole Parquet file"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: is not a whole Parquet file"):
         open_data(tmp_path, split="train")
     path.write_bytes(whole[:100] + bytes(300) + whole[400:])  # the captions at the end are whole, the audio is not
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet: "):

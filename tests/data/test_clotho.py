@@ -56,9 +56,9 @@ def test_recordings_elsewhere(folder, tmp_path):
 
 def test_without_recordings(tmp_path):
     write_split(tmp_path, "development", tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="Name the folder of the split development in audio"):
+    with pytest.raises(DataError, match="Set audio to the folder that has the recordings of the split development"):
         open_data(tmp_path)
-    with pytest.raises(DataError, match="nowhere: is no folder"):
+    with pytest.raises(DataError, match="nowhere: is not a folder"):
         open_data(tmp_path, audio=tmp_path / "nowhere")
 
 

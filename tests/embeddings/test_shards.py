@@ -78,13 +78,15 @@ def test_records_of_another_form_are_no_shards(tmp_path):
 
 
 def test_missing_and_unfinished_caches_have_their_own_remedies(tmp_path):
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        read_manifest(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no embedding cache") as caught:
         read_manifest(tmp_path)
     assert "diffusion-link embed" in caught.value.remedy
     write_shard(tmp_path, 0, make_shard(), IDENTITY)
     with pytest.raises(DataError, match="unfinished") as caught:
         read_manifest(tmp_path)
-    assert "it goes on" in caught.value.remedy
+    assert "Run the same embed command again" in caught.value.remedy
     assert seal(tmp_path) == read_manifest(tmp_path)
 
 

@@ -50,8 +50,8 @@ def test_there_are_shipped_experiments():
     ("text", "words"),
     [
         ("[1", "cannot be read"),
-        ("variants: []", "no experiment"),
-        ("title: x\nother: 1", "no experiment"),
+        ("variants: []", "not an experiment"),
+        ("title: x\nother: 1", "not an experiment"),
         ("title: x\nvariants: []", "variants"),
         ("title: x\nvariants: [1]", "variant 1"),
         ("title: x\nvariants: [{method: ridge}]", "name"),
@@ -59,11 +59,11 @@ def test_there_are_shipped_experiments():
         ("title: x\nvariants: [{name: a, method: ridge, train: {seed: 1}}]", "train.seed"),
         ("title: x\nvariants: [{name: a, method: ridge, train: [1]}]", "train"),
         ("title: x\nvariants: [{name: a, method: seed, sample: {eta: 1}}]", "sample.eta"),
-        ("title: x\nvariants: [{name: a, method: ridge}, {name: a, method: mlp}]", "second 'a'"),
+        ("title: x\nvariants: [{name: a, method: ridge}, {name: a, method: mlp}]", "name 'a' twice"),
         ("title: x\nvariants: [{name: a, bridge: b, method: mlp}]", "bridge"),
         ("title: x\nvariants: [{name: a, bridge: 1}]", "bridge"),
         (f"title: x\nvariants: [{{name: a, method: seed, sample: {{add_noise: true}}, grid: {GRID}}}]", "both"),
-        (f"title: x\nvariants: [{{name: a, method: mlp, grid: {GRID}}}]", r"no s\*"),
+        (f"title: x\nvariants: [{{name: a, method: mlp, grid: {GRID}}}]", r"no timesteps"),
         ("title: x\nvariants: [{name: a, method: seed, grid: {noise_timestep: [1]}}]", "grid.num_inference_steps"),
         (f"title: x\nvariants: [{{name: a, method: seed, grid: {GRID.replace('100', '1001')}}}]", "has 1001"),
         (f"title: x\nvariants: [{{name: a, method: seed, grid: {GRID.replace('3,', '0,')}}}]", "has 0"),
@@ -100,7 +100,7 @@ def test_a_report_of_variants_trains_each_training_once(tmp_path):
 
 def test_a_variant_may_not_take_the_name_of_a_baseline(tmp_path):
     text = "title: x\nvariants: [{name: ridge, method: mlp}]"
-    with pytest.raises(InputError, match="second 'ridge'"):
+    with pytest.raises(InputError, match="name 'ridge' twice"):
         run(gap, "--embeddings", "x", "--variants", write(tmp_path, text), "--output", tmp_path, "--no-figures")
 
 
@@ -156,5 +156,5 @@ def test_a_grid_of_a_fitted_bridge(tmp_path, monkeypatch):
     assert [point["method"] for point in document["grid"]] == [None] * 6
     assert document["methods"][document["grid"][0]["row"]]["steps"] is None
     monkeypatch.setattr(experiment, "fit_bridges", lambda *_, **__: pytest.fail("training began"))
-    with pytest.raises(RecipeError, match=r"no s\*"):
+    with pytest.raises(RecipeError, match=r"no timesteps"):
         gap("ridge")

@@ -138,7 +138,7 @@ def test_files_that_are_no_such_checkpoint(tmp_path, bert_folder, checkpoint):
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
     for name in ("text.ckpt", "other.ckpt", "missing.ckpt"):
-        with pytest.raises(ModelFolderError, match="no fluency-detector checkpoint"):
+        with pytest.raises(ModelFolderError, match="not a fluency detector"):
             convert_fense_checkpoint(tmp_path / name, tmp_path / "out")
     saved = torch.load(checkpoint[0])
     del saved["state_dict"]["clf.bias"]

@@ -51,7 +51,7 @@ def test_a_caption_of_100000_characters(sbert_folder):
 
 def test_folders_that_are_no_such_model(sbert_folder, bert_folder, tmp_path):
     captions = Captions(["a"], [["a"]])
-    with pytest.raises(ModelFolderError, match=r"lacks modules\.json"):
+    with pytest.raises(ModelFolderError, match=r"has no modules\.json"):
         sbert_similarity(captions, bert_folder)
     with pytest.raises(ModelFolderError, match="no such folder"):
         sbert_similarity(captions, tmp_path / "missing")

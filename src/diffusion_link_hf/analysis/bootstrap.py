@@ -83,7 +83,9 @@ class GroupBootstrap:
         """
         place = np.searchsorted(self.items, group).clip(max=len(self.items) - 1)
         if (self.items[place] != group).any():
-            raise InputError("group", "holds groups that the bootstrap was not made with", "Pass its own rows")
+            raise InputError(
+                "group", "has groups that this bootstrap does not know", "Pass rows of the groups that it was made with"
+            )
         sums = np.zeros((len(self.items), rows.shape[1]))
         np.add.at(sums, place, rows)
         return sums

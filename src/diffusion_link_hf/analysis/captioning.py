@@ -182,7 +182,7 @@ class EventAccuracy:
         ]
         self.counts = {name: self.kinds.count(name) for name in KINDS if name in self.kinds}
         if not self.counts:
-            raise DataError("events", "are named by no reference", "Use a table of the words that the captions use")
+            raise DataError("events", "do not occur in any reference", "Use words that occur in the captions")
 
     def estimates(self, candidates: Sequence[str], boot: GroupBootstrap) -> dict[str, Estimate]:
         """``event_accuracy`` of all recordings and of each kind, such as ``event_accuracy, one event``."""

@@ -166,7 +166,7 @@ def gaussian_kl(p: torch.Tensor, q: torch.Tensor) -> float:
     cov_p, cov_q = (torch.cov(rows.T).reshape(k, k) for rows in (p, q))
     log_p, log_q = _log_determinant(cov_p), _log_determinant(cov_q)
     if log_q == -math.inf:
-        raise InputError("real rows", f"do not fill {k} dimensions", "Use fewer components")
+        raise InputError("real rows", f"vary in fewer than {k} dimensions", "Use fewer components")
     if log_p == -math.inf:
         return math.inf
     c = (n_q - k - 2) / (n_q - 1)

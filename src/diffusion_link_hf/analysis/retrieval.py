@@ -62,7 +62,7 @@ def rank_items(
     queries, gallery = unit_rows(queries), unit_rows(gallery)
     query_group, gallery_group = query_group.cpu(), gallery_group.cpu()
     if not torch.isin(query_group, gallery_group).all():
-        raise InputError("gallery_group", "lacks a query's recording", "Every query needs an item to find")
+        raise InputError("gallery_group", "has no item for the recording of a query", "Add an item for every query")
     counts = []
     for rows, groups in zip(queries.split(BLOCK), query_group.split(BLOCK), strict=True):
         scores = rows @ gallery.T

@@ -64,7 +64,7 @@ def unmatched_cosine(
     """
     _check(generated, target, group)
     if len(boot.items) < 2:
-        raise InputError("group", "holds a single recording", "Not-matched pairs need at least two")
+        raise InputError("group", "has only one recording", "Pass at least two: not-matched pairs need them")
     group = group.cpu().numpy()
     s, t = (boot.group_sums(unit_rows(rows).numpy(), group) for rows in (generated, target))
     sizes = boot.group_sums(np.ones((len(group), 1)), group)[:, 0]

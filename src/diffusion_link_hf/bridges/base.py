@@ -86,7 +86,9 @@ class BridgeModel(StrictModel, ABC):
         # Only what the package itself exports: loading a folder must never decide what code runs.
         found = getattr(importlib.import_module(PACKAGE), str(current_name(name)), None)
         if not (isinstance(found, type) and issubclass(found, BridgeModel) and found is not BridgeModel):
-            raise ModelFolderError(folder, f"holds a {name}", "That is no bridge of this package")
+            raise ModelFolderError(
+                folder, f"holds a {name}, which is not a bridge", "Name the folder of a bridge of this package"
+            )
         return found.from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def _register_statistics(self, embedding_dim: int) -> None:

@@ -128,7 +128,7 @@ def choose_ridge_strength(
     """
     held = held_out_rows(torch.arange(len(x), device=x.device) if group is None else group, HELD_OUT_SHARE, seed)
     if held.all():
-        raise InputError("group", "has a single item", "Pairs of at least two items are needed to choose a strength")
+        raise InputError("group", "has only one item", "Pass pairs of at least two items, or give a strength")
     weights = solve_ridge(x[~held], y[~held], strengths)
     scores = [F.cosine_similarity(x[held] @ weight, y[held], dim=-1).mean().item() for weight in weights]
     return strengths[max(range(len(scores)), key=scores.__getitem__)]

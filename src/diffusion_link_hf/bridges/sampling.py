@@ -97,7 +97,7 @@ def check_noise(
         >>> check_noise(torch.Generator(), torch.randn(1, 8))
         Traceback (most recent call last):
         ...
-        diffusion_link_hf.errors.InputError: noise: is given beside a generator. Pass one of the two
+        diffusion_link_hf.errors.InputError: noise: is given together with a generator. Pass only one of them
     """
     each = generator if isinstance(generator, (list, tuple)) else [generator]
     if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
@@ -105,7 +105,7 @@ def check_noise(
     if noise is None:
         return
     if generator is not None:
-        raise InputError("noise", "is given beside a generator", "Pass one of the two")
+        raise InputError("noise", "is given together with a generator", "Pass only one of them")
     if not isinstance(noise, torch.Tensor):
         raise InputError("noise", f"is a {type(noise).__name__}", "Pass a floating-point torch tensor")
     if not torch.isfinite(dense_floats(noise, "noise")).all():

@@ -33,7 +33,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "--long-audio",
         choices=("windows", "average"),
         default="windows",
-        help="recordings longer than 10 s: one caption per 10-s window (default), or one for the mean embedding",
+        help="for recordings over 10 s: a caption for every 10-s window (default), or one for the mean embedding",
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="10-s windows computed at once (default: 32)")
     parser.add_argument("--num-beams", type=positive, default=1, help="beam search width (default: 1, greedy)")

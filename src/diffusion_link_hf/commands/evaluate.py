@@ -28,20 +28,20 @@ def add_parser(commands) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--embeddings", "--data", required=True, metavar="FOLDER", help="embedding cache to train on and hold out from")
+    add("--embeddings", "--data", required=True, metavar="FOLDER", help="embedding cache for training and captioning")
     captioned = parser.add_mutually_exclusive_group()
     captioned.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="share of recordings to caption (default: 0.1)"
     )
     captioned.add_argument("--test", metavar="FOLDER", help="caption the recordings of this cache instead")
     add("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
-    add("--limit", type=positive, metavar="N", help="use N recordings, chosen by the split seed")
+    add("--limit", type=positive, metavar="N", help="use only N recordings; the split seed chooses them")
     add(
         "--methods",
         nargs="+",
         default=list(CAPTIONING_METHODS),
         metavar="NAME",
-        help=f"none, or bridges; an unknown name lists them (default: {' '.join(CAPTIONING_METHODS)})",
+        help=f"bridges, and none for no bridge; an unknown name lists them (default: {' '.join(CAPTIONING_METHODS)})",
     )
     add("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: both")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
@@ -52,14 +52,14 @@ def add_parser(commands) -> argparse.ArgumentParser:
     add(
         "--model",
         default="tiny",
-        help="pipeline whose decoder gives language model and LoRA, a folder or a Hub id (default: tiny)",
+        help="take language model and LoRA settings from this pipeline: folder or Hub id (default: tiny)",
     )
     add("--base-model", metavar="LM", help="start from this language model instead: a folder or a Hub id")
-    add("--base-revision", metavar="REVISION", help="of a Hub id")
+    add("--base-revision", metavar="REVISION", help="branch, tag or commit of the base model on the Hub")
     add("--instruction", default=INSTRUCTION, metavar="TEXT", help=f'zero-shot prompt (default: "{INSTRUCTION}")')
-    add("--decoder-steps", type=positive, default=600, metavar="N", help="default: 600")
-    add("--decoder-batch-size", type=positive, default=16, metavar="N", help="default: 16")
-    add("--decoder-learning-rate", type=float, default=2e-3, metavar="X", help="default: 2e-3")
+    add("--decoder-steps", type=positive, default=600, metavar="N", help="training steps of a decoder (default: 600)")
+    add("--decoder-batch-size", type=positive, default=16, metavar="N", help="captions in a batch (default: 16)")
+    add("--decoder-learning-rate", type=float, default=2e-3, metavar="X", help="learning rate (default: 2e-3)")
     add(
         "--decoder",
         nargs="+",
@@ -67,8 +67,8 @@ def add_parser(commands) -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="more fields of the decoders' recipe, such as weight_decay=0.05 or lora={r: 16} (values are YAML)",
     )
-    add("--num-beams", type=positive, default=1, metavar="N", help="default: 1, greedy")
-    add("--max-new-tokens", type=positive, default=40, metavar="N", help="longest caption (default: 40)")
+    add("--num-beams", type=positive, default=1, metavar="N", help="beam search width (default: 1, greedy)")
+    add("--max-new-tokens", type=positive, default=40, metavar="N", help="most tokens in a caption (default: 40)")
     add_training_options(parser.add_argument_group("bridges that are trained"))
     add = parser.add_argument_group("report").add_argument
     add(
@@ -77,11 +77,11 @@ def add_parser(commands) -> argparse.ArgumentParser:
         metavar="NAME",
         help="default: meteor cider_d bleu_4 rouge_l, and spice spider fense where they are installed",
     )
-    add("--events", metavar="FILE", help='JSON {"label": ["stem", …]}: also tell which captions name the right events')
+    add("--events", metavar="FILE", help='JSON {"label": ["stem", …]}: also count captions with the right events')
     add("--resamples", type=positive, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
-    add("--output", required=True, metavar="FOLDER", help="for the report and the runs")
+    add("--output", required=True, metavar="FOLDER", help="folder for the report and the runs")
     add("--keep-models", action="store_true", help="keep fitted bridges and trained decoders in OUTPUT/runs")
-    add("--quiet", dest="progress", action="store_false", help="no messages on standard error")
+    add("--quiet", dest="progress", action="store_false", help="show no progress")
     return parser
 
 

@@ -28,8 +28,8 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "--data",
         required=True,
         metavar="PATH",
-        help="embedding cache (a folder), or a safetensors file with source (N, D), target (N, D), optional group "
-        "(N,); with --clap also recordings with captions: a folder, AudioCaps, Clotho, a Hub id",
+        help="folder of an embedding cache, or safetensors file with source (N, D), target (N, D), optional group "
+        "(N,); with --clap, also captioned recordings: a folder, AudioCaps, Clotho or a Hub id",
     )
     add("--clap", metavar="MODEL", help="embed recordings with this CLAP: folder or Hub id of a CLAP or a pipeline")
     add("--split", metavar="NAME", help="split of the recordings, such as test")
@@ -40,19 +40,19 @@ def add_parser(commands) -> argparse.ArgumentParser:
         metavar=("SOURCE", "TARGET"),
         help="what the report calls the two sides; the paper's figures appear only for audio text, the default",
     )
-    add("--reverse", action="store_true", help="bridge target → source (text → audio) instead")
+    add("--reverse", action="store_true", help="measure the other direction: target → source (text → audio)")
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument(
         "--held-out", type=float, default=0.1, metavar="SHARE", help="share of recordings to measure on (default: 0.1)"
     )
     measured.add_argument("--test", metavar="PATH", help="measure on these embeddings, and fit on all others")
     add("--split-seed", type=int, default=0, metavar="N", help="seed of the split (default: 0)")
-    add("--limit", type=positive, metavar="N", help="use N recordings, chosen by the split seed")
+    add("--limit", type=positive, metavar="N", help="use only N recordings; the split seed chooses them")
     add(
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="methods to fit: names, all (without the slow U-Net) or none; an unknown name lists them "
+        help="names of methods to fit, all (without the slow U-Net) or none; an unknown name lists them "
         "(default: all, or none with --variants)",
     )
     add("--variants", metavar="FILE", help="add the variants of a YAML file, such as a grid of timesteps and steps")
@@ -63,12 +63,12 @@ def add_parser(commands) -> argparse.ArgumentParser:
         default=[],
         type=named_folder,
         metavar="NAME=FOLDER",
-        help="add an already fitted bridge (repeatable); it must not have seen the held-out recordings",
+        help="add a bridge that you have fitted without the held-out recordings (repeatable)",
     )
     add(
         "--model",
         metavar="FOLDER",
-        help="add this pipeline's link (folder or Hub id); if --embeddings is audio, embed it with its CLAP",
+        help="add the link of this pipeline (folder or Hub id); its CLAP embeds --data if that is audio",
     )
     add_training_options(parser)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
@@ -78,27 +78,27 @@ def add_parser(commands) -> argparse.ArgumentParser:
         type=positive,
         default=32,
         metavar="N",
-        help="principal axes in which the KL divergence is taken (default: 32)",
+        help="number of principal axes for the KL divergence (default: 32)",
     )
     add(
         "--no-geometry",
         dest="geometry",
         action="store_false",
-        help="leave out KL divergence, separability and dimension",
+        help="do not compute KL divergence, separability and dimension",
     )
-    add("--projection", choices=("umap", "pca"), default="umap", help="how maps are drawn (default: umap)")
+    add("--projection", choices=("umap", "pca"), default="umap", help="how to draw the maps (default: umap)")
     add(
         "--picture",
         dest="pictures",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="draw these methods (default: the most similar)",
+        help="draw these methods (default: the one with the best cosine)",
     )
-    add("--output", required=True, metavar="FOLDER", help="for report.md, results.json and the pictures")
+    add("--output", required=True, metavar="FOLDER", help="folder for report.md, results.json and the pictures")
     add("--no-figures", dest="figures", action="store_false", help="draw no pictures")
     add("--keep-bridges", action="store_true", help="keep the fitted bridges in FOLDER/bridges")
-    add("--quiet", dest="progress", action="store_false", help="no progress on standard error")
+    add("--quiet", dest="progress", action="store_false", help="show no progress")
     return parser
 
 

@@ -24,7 +24,7 @@ def named_folder(text: str) -> tuple[str, str]:
     """NAME=FOLDER, where FOLDER may also be a Hub id, for argparse."""
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER")
+        raise argparse.ArgumentTypeError(f"{text!r} does not have the form NAME=FOLDER")
     return name, folder
 
 
@@ -32,7 +32,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """The budget of trained bridges."""
     parser.add_argument("--train-steps", type=positive, default=2000, metavar="N", help="default: 2000")
     parser.add_argument("--batch-size", type=positive, default=128, metavar="N", help="default: 128")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="X", help="default: 5e-4")
+    parser.add_argument(
+        "--learning-rate", type=float, default=5e-4, metavar="X", help="learning rate of a bridge (default: 5e-4)"
+    )
 
 
 def keywords(args: argparse.Namespace, **named: str) -> dict[str, Any]:

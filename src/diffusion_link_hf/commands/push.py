@@ -49,7 +49,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         default=[],
         help="Hub id or name of the training data (default: the Hub data sets that were embedded; repeatable)",
     )
-    card.add_argument("--hardware", help="hardware that it was trained on, in words")
+    card.add_argument("--hardware", help="hardware that you trained on, in your own words")
     card.add_argument(
         "--co2-grams", type=float, metavar="G", help="emissions of the training, in grams of CO2 equivalent"
     )

@@ -28,22 +28,28 @@ def add_parser(commands) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="metrics:\n" + "\n".join(f"  {name:<17} {metric.description}" for name, metric in METRICS.items()),
     )
-    parser.add_argument("predictions", nargs="?", metavar="PREDICTIONS", help='file of JSON lines, or "-"')
+    parser.add_argument(
+        "predictions", nargs="?", metavar="PREDICTIONS", help='file of JSON lines; "-" reads standard input'
+    )
     parser.add_argument(
         "--metrics",
         nargs="+",
         default=list(DEFAULT_METRICS),
         metavar="NAME",
-        help=f"which (default: {' '.join(DEFAULT_METRICS)}); also single scores such as bleu_4",
+        help=f"metrics to compute (default: {' '.join(DEFAULT_METRICS)}); also single scores such as bleu_4",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object of corpus scores")
     parser.add_argument("--per-caption", metavar="FILE", help="also write JSON lines with the scores of every caption")
     parser.add_argument("--sbert-model", metavar="MODEL", help="folder or Hub id of a sentence-transformers model")
     parser.add_argument("--fluency-model", metavar="MODEL", help="folder or Hub id of a fluency-error detector")
-    parser.add_argument("--device", default="cpu", help="of the networks: cpu, cuda, cuda:1 … (default: cpu)")
+    parser.add_argument(
+        "--device", default="cpu", help="device for metrics with a network: cpu, cuda, cuda:1 … (default: cpu)"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="captions embedded at once (default: 32)")
     parser.add_argument("--fetch", choices=("spice", "fluency"), help="install what a metric needs, and score nothing")
-    parser.add_argument("--archive", metavar="FILE", help="with --fetch: a copy of the file that it would download")
+    parser.add_argument(
+        "--archive", metavar="FILE", help="with --fetch: use this copy of the file instead of downloading it"
+    )
     # One job per call: what the parser cannot say by itself.
     parser.set_defaults(usage_error=parser.error)
     return parser

@@ -34,7 +34,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     parser.add_argument(
         "fields", nargs="*", metavar="FIELD=VALUE", help="fields of the recipe to change (values are YAML)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 

@@ -23,34 +23,42 @@ def add_parser(commands) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--method", required=True, metavar="NAME", help="such as ridge or diffusion-link; any other word lists them all"
+        "--method", required=True, metavar="NAME", help="the bridge, such as ridge; an unknown name lists all"
     )
     parser.add_argument(
         "--embeddings",
         required=True,
         metavar="PATH",
-        help="embedding cache (a folder), or a safetensors file with source (N, D), target (N, D), optional group (N,)",
+        help="folder of an embedding cache, or safetensors file with source (N, D), target (N, D), optional group (N,)",
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER")
-    parser.add_argument("--reverse", action="store_true", help="bridge target → source (text → audio) instead")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the results")
+    parser.add_argument(
+        "--reverse", action="store_true", help="train the other direction: target → source (text → audio)"
+    )
     add_training_options(parser)
     parser.add_argument(
         "--max-train-timestep",
         type=int,
         metavar="N",
-        help="highest timestep that is trained (default: that of the method)",
+        help="highest timestep in training (default: the method decides)",
     )
     parser.add_argument(
-        "--validation-fraction", type=float, default=0.05, metavar="SHARE", help="of recordings (default: 0.05)"
+        "--validation-fraction",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the recordings to validate on (default: 0.05)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the training (default: 0)")
     for option, what in (("model", "the bridge, such as width=256"), ("loss", "its loss, such as topology_weight=0")):
         parser.add_argument(
             f"--{option}", nargs="+", default=[], metavar="FIELD=VALUE", help=f"options of {what} (values are YAML)"
         )
-    parser.add_argument("--mixed-precision", choices=("no", "fp16", "bf16"), default="no")
-    parser.add_argument("--no-resume", action="store_true", help="start anew even if OUTPUT holds a checkpoint")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--mixed-precision", choices=("no", "fp16", "bf16"), default="no", help="default: no")
+    parser.add_argument(
+        "--no-resume", action="store_true", help="start from the beginning, even if OUTPUT has a checkpoint"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 

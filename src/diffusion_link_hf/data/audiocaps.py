@@ -97,6 +97,8 @@ def _match(
         stems = usual_stems(youtube_id, start, clips_of_video[youtube_id] == 1) + row_ids.get(name, [])
         found = next((recordings[stem] for stem in stems if stem in recordings), [None])
         if len(found) > 1:
-            raise DataError(name, f"has the recordings {' and '.join(found)}", "Keep one, or name its folder in audio")
+            raise DataError(
+                name, f"has the recordings {' and '.join(found)}", "Keep one of them, or set audio to its folder"
+            )
         paths.append(found[0])
     return paths

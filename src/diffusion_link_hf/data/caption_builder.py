@@ -150,7 +150,9 @@ class CaptionedAudioBuilder(datasets.ArrowBasedBuilder):
         """
         files = self.files[split]
         if len(files) != 1:
-            raise DataError(f"{self.name}, split {split}", f"has {len(files)} caption files", "Name one in data_files")
+            raise DataError(
+                f"{self.name}, split {split}", f"has {len(files)} caption files", "Choose one with data_files"
+            )
         return os.path.abspath(files[0])
 
     def audio_identity(self, split: str) -> str:
@@ -183,7 +185,7 @@ class CaptionedAudioBuilder(datasets.ArrowBasedBuilder):
 def check_folder(folder: str) -> None:
     """Raises DataError if there is no such folder of recordings."""
     if not os.path.isdir(folder):
-        raise DataError(folder, "is no folder", "Name the folder of the recordings in audio")
+        raise DataError(folder, "is not a folder", "Set audio to the folder of the recordings")
 
 
 def with_paths(clips: pa.Table, folder: str) -> pa.Table:

@@ -43,7 +43,9 @@ class CaptionedAudio:
 
     def __post_init__(self):
         if not self.captions or not all(caption and caption == caption.strip() for caption in self.captions):
-            raise InputError(self.name, f"has the captions {self.captions!r}", "Give at least one, stripped")
+            raise InputError(
+                self.name, f"has the captions {self.captions!r}", "Give at least one, without spaces at its ends"
+            )
         if self.path is not None and self.audio is not None:
             raise InputError(self.name, "has both a path and audio", "Give one of them")
 
@@ -98,7 +100,9 @@ class CaptionedAudioData:
             InputError: no such part, or this is a part already.
         """
         if self._is_shard:
-            raise InputError("shard", "is a part already", "Divide the whole data set")
+            raise InputError(
+                "shard", "cannot be taken of a data set that is a shard itself", "Call shard on the whole data set"
+            )
         if not 0 <= index < count:
             raise InputError("shard", f"is {index} of {count}", "Count from 0")
         if count <= self.dataset.num_shards:
@@ -151,7 +155,7 @@ def open_data(
         kind = CaptionedParquet
         name, files = hub_files(place, revision, token, config)
     elif revision is not None:
-        raise InputError("revision", f"is {revision!r}, but {place} is no Hub id", "Leave it out")
+        raise InputError("revision", f"is {revision!r}, but {place} is not a Hub id", "Leave it out")
     else:
         kind, files = _local_files(os.path.abspath(place), config)
         name = Path(place).resolve().name
@@ -203,7 +207,7 @@ def _kind_of_file(file: str) -> tuple[type["CaptionedAudioBuilder"], str]:
 
     base, extension = os.path.splitext(os.path.basename(file))
     if extension not in (".csv", ".jsonl", ".parquet"):
-        raise DataError(file, "is no csv, jsonl or parquet file", f"Name {KINDS}")
+        raise DataError(file, "is not a csv, jsonl or parquet file", f"Name {KINDS}")
     if extension == ".parquet":
         return CaptionedParquet, "train"
     columns = set(read_header(file)) if extension == ".csv" else set()

@@ -50,7 +50,9 @@ class CaptionedParquet(CaptionedAudioBuilder):
         tables, groups = [table for table, _ in read], [sizes for _, sizes in read]
         for file, table in zip(files, tables, strict=True):
             if table.schema != tables[0].schema:
-                raise DataError(file, f"has other columns than {files[0]}", "Files of one split must agree")
+                raise DataError(
+                    file, f"does not have the columns of {files[0]}", "Give all files of a split the same columns"
+                )
         starts = list(accumulate((len(table) for table in tables), initial=0))
 
         def where(k: int) -> str:
@@ -135,7 +137,7 @@ def reading(file: str):
     except DiffusionLinkError:
         raise
     except pa.ArrowInvalid as error:
-        raise DataError(file, f"is no whole Parquet file ({error})", "Fetch or write it again") from error
+        raise DataError(file, f"is not a whole Parquet file ({error})", "Fetch or write it again") from error
     except Exception as error:  # the HTTP library below the Hub's client raises its own, which differ by its version
         if file.startswith(HUB):
             raise HubAccessError(file, f"cannot be fetched ({error})", "Check the network and try again") from error

@@ -41,5 +41,5 @@ class Clotho(CaptionedAudioBuilder):
             return given
         if len(found) != 1:
             problem = f"has {' and '.join(found)}" if found else f"has neither {' nor '.join(folders)} beside it"
-            raise DataError(path, problem, f"Name the folder of the split {split} in audio")
+            raise DataError(path, problem, f"Set audio to the folder that has the recordings of the split {split}")
         return found[0]

@@ -145,7 +145,7 @@ def embed(
         data = open_data(data, split=split, audio=audio, revision=revision, limit=limit, token=token)
     elif (split, audio, revision, limit) != (None,) * 4:
         raise InputError(
-            "split, audio, revision or limit", "is given beside an opened data set", "Give it to open_data"
+            "split, audio, revision or limit", "cannot be given with an opened data set", "Give it to open_data instead"
         )
     if not loaded:
         clap = ClapEncoder.from_pretrained(clap, clap_revision, token)
@@ -180,7 +180,9 @@ def embed_data(
         DataError: the folder holds another cache, or cannot be written; or there is no recording that can be read.
     """
     if clap.tokenizer is None:
-        raise ModelFolderError("CLAP", "has no tokenizer, which the captions need", "Add tokenizer.json to its folder")
+        raise ModelFolderError(
+            "CLAP", "has no tokenizer, so it cannot embed captions", "Add tokenizer.json to its folder"
+        )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     count = count_shards(data, options.shard_size)

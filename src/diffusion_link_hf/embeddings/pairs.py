@@ -49,7 +49,9 @@ class EmbeddingPairs:
                 refuse(item, f"has shape {tuple(rows.shape)}")
         if self.source.shape[1] != self.target.shape[1]:
             refuse(
-                "source", f"is {self.source.shape[1]} wide, target {self.target.shape[1]}", "Bridges need equal widths"
+                "source",
+                f"is {self.source.shape[1]} wide, but target is {self.target.shape[1]} wide",
+                "Use embeddings of one width",
             )
         if len(self.source) != len(self.target):
             refuse("source", f"has {len(self.source)} rows, target {len(self.target)}")
@@ -103,7 +105,9 @@ class EmbeddingPairs:
         if path.is_dir():
             return cls.from_cache(EmbeddingCache.load(path))
         if not path.is_file():
-            raise DataError(path, "does not exist", "Name an embedding cache's folder or a safetensors file of pairs")
+            raise DataError(
+                path, "no such file or folder", "Name an embedding cache's folder or a safetensors file of pairs"
+            )
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:

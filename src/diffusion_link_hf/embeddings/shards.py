@@ -188,8 +188,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).is_file():
         begun = any(folder.glob(f"shard-*{RECORD}"))
-        problem = "holds an unfinished embedding cache" if begun else "holds no embedding cache"
-        remedy = "Start the same embedding again: it goes on" if begun else "Make one with diffusion-link embed"
+        nothing = "holds no embedding cache" if folder.exists() else "no such folder"
+        problem = "holds an unfinished embedding cache" if begun else nothing
+        remedy = "Run the same embed command again to finish it" if begun else "Make one with diffusion-link embed"
         raise DataError(folder, problem, f"{remedy}, or check the path")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -136,12 +136,14 @@ def evaluate(
     """
     choice = DataChoice(embeddings, held_out, test, split_seed, limit)
     if base_revision and not base_model:
-        raise InputError("base_revision", f"is {base_revision!r}, but there is no base_model", "Name that, too")
+        raise InputError(
+            "base_revision", f"is {base_revision!r}, but there is no base_model", "Give base_model as well"
+        )
     for name in set(methods) - {NO_BRIDGE}:
         get_method(name, "methods")
     for mode in modes:
         if mode not in MODES:
-            raise InputError("modes", f"have {mode!r}", f"Use any of {', '.join(MODES)}")
+            raise InputError("modes", f"there is no mode {mode!r}", f"Use any of {', '.join(MODES)}")
     fields = _decoder_fields(decoder or {}, decoder_steps, decoder_batch_size, decoder_learning_rate)
     names, missing = (list(score_names(metrics)), {}) if metrics else installed_metrics()
     words = EventWords.load(events) if events else None

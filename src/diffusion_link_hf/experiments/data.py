@@ -64,7 +64,7 @@ def split_cache(choice: DataChoice, needs_audio: bool = True) -> tuple[Embedding
         seen = {row.tobytes() for row in train.audio.numpy()}
         shared = sum(row.tobytes() in seen for row in test.audio.numpy())
         if shared:
-            raise DataError(name, f"has {shared} recordings of the training data", "Use other recordings")
+            raise DataError(name, f"shares {shared} recordings with the training data", "Test on other recordings")
     if needs_audio and not (train.caption_audio >= 0).any():
         raise DataError(
             data_name(choice.embeddings),
@@ -78,10 +78,14 @@ def check_same_space(train: EmbeddingPairs, test: EmbeddingPairs, name: str) -> 
     """Raises DataError for test embeddings of another width, or of another CLAP as far as both are known."""
     if train.embedding_dim != test.embedding_dim:
         raise DataError(
-            name, f"is {test.embedding_dim} wide, the training data {train.embedding_dim}", "Use one encoder"
+            name,
+            f"is {test.embedding_dim} wide, the training data {train.embedding_dim}",
+            "Embed both with one encoder",
         )
     if None not in (train.clap, test.clap) and train.clap != test.clap:
-        raise DataError(name, f"was made by CLAP {test.clap}, the training data by {train.clap}", "Use one encoder")
+        raise DataError(
+            name, f"was made by CLAP {test.clap}, the training data by {train.clap}", "Embed both with one encoder"
+        )
 
 
 def embedded(
@@ -169,5 +173,5 @@ def _chosen(items: int, choice: DataChoice) -> torch.Tensor:
 
 def _nothing_held_out(name: str, recordings: int) -> DataError:
     return DataError(
-        name, f"has {recordings} recordings, of which none is held out", "Use more data or a larger held_out"
+        name, f"has {recordings} recordings, so none can be held out", "Use more data, or a larger held_out"
     )

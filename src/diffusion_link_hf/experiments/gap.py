@@ -131,7 +131,11 @@ def gap(
     rows = _rows(methods, experiment, bridges or {}, model)
     for name in pictures:
         if name not in [row.name for row in rows]:
-            raise InputError("pictures", f"have {name!r}", f"Use any of {', '.join(row.name for row in rows)}")
+            raise InputError(
+                "pictures",
+                f"there is no method {name!r} in the report",
+                f"Use any of {', '.join(row.name for row in rows)}",
+            )
     if figures:
         check_libraries(projection)
     train, measured, data = split_pairs(choice, output, None if model is None else str(model), progress)
@@ -187,7 +191,7 @@ def _rows(
     names = [row.name for row in rows]
     for name in names:
         if names.count(name) > 1:
-            raise InputError("the methods", f"have a second {name!r}", "Use another name")
+            raise InputError("the methods", f"name {name!r} twice", "Give each row its own name")
     return rows
 
 

@@ -32,4 +32,6 @@ def chosen_methods(names: Sequence[str]) -> list[str]:
 def check_start(name: str, bridge: BridgeModel) -> None:
     """Raises RecipeError for a bridge that does not start from a timestep, which no grid can vary."""
     if "noise_timestep" not in bridge.config:
-        raise RecipeError(name, f"is a {type(bridge).__name__}, which has no s*", "Give a grid to a diffusion bridge")
+        raise RecipeError(
+            name, f"is a {type(bridge).__name__}, which has no timesteps", "Use a grid only with a diffusion bridge"
+        )

@@ -81,7 +81,7 @@ def read_experiment(path: str | Path) -> Experiment:
         raise RecipeError(path, f"cannot be read ({error})", "Pass a YAML file of variants") from error
     known = {"title", "about", "variants"}
     if not isinstance(document, dict) or not set(document) <= known or not isinstance(document.get("title"), str):
-        raise RecipeError(path, "is no experiment", "It maps title, about and variants")
+        raise RecipeError(path, "is not an experiment", "Write a mapping with title, about and variants")
     rows = document.get("variants")
     if not isinstance(rows, list) or not rows:
         raise RecipeError(f"{path}: variants", f"is {rows!r}", f"List at least one: {FORM}")
@@ -91,7 +91,7 @@ def read_experiment(path: str | Path) -> Experiment:
     names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
-            raise RecipeError(f"{path}: variants", f"has a second {name!r}", "Use another name")
+            raise RecipeError(f"{path}: variants", f"has the name {name!r} twice", "Give each variant its own name")
     return Experiment(document["title"], tuple(variants))
 
 

@@ -72,7 +72,7 @@ def collect(folder: LoadPath, recipes: Sequence[LoadPath] = ()) -> Contents:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError(folder, "no such folder", "Name what training or save_pretrained wrote")
+        raise ModelFolderError(folder, "no such folder", "Name a folder that training or save_pretrained wrote")
     if (folder / "state.pt").is_file() or folder.name in TRAINING_ONLY:
         raise ModelFolderError(folder, "holds training checkpoints", "Push the folder that the finished training wrote")
     index = read_json(folder / INDEX)
@@ -123,9 +123,7 @@ def refuse_not_finite(item: object, value: Any, where: str = "") -> None:
     """Raises ModelFolderError for NaN or infinity anywhere in a value as JSON or YAML gives it."""
     for name, figure in _leaves(value):
         if isinstance(figure, float) and not math.isfinite(figure):
-            raise ModelFolderError(
-                item, f"has {name} = {figure}", "Nobody can compare that: find out why and measure again"
-            )
+            raise ModelFolderError(item, f"has {name} = {figure}", "Find out why, and measure again")
 
 
 def _components(index: dict[str, Any]) -> list[str]:
@@ -157,9 +155,13 @@ def _read_recipes(paths: Sequence[Path]) -> dict[str, tuple[Path, dict[str, Any]
             raise InputError(path, f"cannot be read as YAML ({error})", "Name a training recipe") from error
         stage = recipe.get("stage") if isinstance(recipe, dict) else None
         if not isinstance(stage, str) or not stage.isidentifier():
-            raise InputError(path, f"is no training recipe (stage = {stage!r})", "Move it out, or give it its stage")
+            raise InputError(
+                path, f"is not a training recipe (stage = {stage!r})", "Move it out of the folder, or add its stage"
+            )
         if stage in found:
-            raise InputError(path, f"is a second recipe of the {stage} stage beside {found[stage][0]}", "Name one")
+            raise InputError(
+                path, f"is a second recipe of the {stage} stage, after {found[stage][0]}", "Keep one of them"
+            )
         found[stage] = path, recipe
     return found
 

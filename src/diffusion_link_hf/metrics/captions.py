@@ -100,7 +100,7 @@ def check_row(row: str, candidate: object, references: object) -> None:
     _check_text(f"{row}, candidate", candidate)
     if isinstance(references, str) or not isinstance(references, Sequence):
         raise InputError(
-            f"{row}, references", f"are {_shown(references)}", "Give a list of strings, also if there is one only"
+            f"{row}, references", f"are {_shown(references)}", "Give a list of strings, even for a single reference"
         )
     if len(references) == 0:
         raise InputError(f"{row}, references", "there are none", "Give at least one, or leave the row out")

@@ -85,7 +85,9 @@ class CaptionMetric(evaluate.Metric):
     ) -> dict[str, Any]:
         if (metrics is None) == (self.metric is None):
             raise InputError(
-                "metrics", f"are {metrics!r}", "Name some for caption_metrics, and none for a module of one metric"
+                "metrics",
+                f"are {metrics!r}",
+                "Name metrics for caption_metrics only; the other modules have one metric each",
             )
         scores = score(predictions, references, metrics if metrics is not None else [self.metric], **options)
         result: dict[str, Any] = dict(scores.corpus)

@@ -42,7 +42,7 @@ def fetch_fluency_detector(archive: str | os.PathLike | None = None) -> Path:
     if archive is None:
         download("fense", DETECTOR_URL, checkpoint, DETECTOR_SHA256)
     elif not checkpoint.is_file():
-        raise MetricDependencyError("fense", f"there is no file {checkpoint}", f"It is {DETECTOR_URL}")
+        raise MetricDependencyError("fense", f"there is no file {checkpoint}", f"Download it from {DETECTOR_URL}")
     check_sha256("fense", checkpoint, DETECTOR_SHA256)
     convert_fense_checkpoint(checkpoint, folder, DETECTOR_BASE)
     if archive is None:

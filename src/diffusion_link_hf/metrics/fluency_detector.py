@@ -64,9 +64,7 @@ def convert_fense_checkpoint(checkpoint: str | os.PathLike, output: str | os.Pat
         name, classes, weights = saved["model_type"], int(saved["num_classes"]), saved["state_dict"]
         weights = {_renamed(key): value for key, value in weights.items()}
     except Exception as error:
-        raise ModelFolderError(
-            checkpoint, f"is no fluency-detector checkpoint of FENSE ({error})", "Fetch it again"
-        ) from error
+        raise ModelFolderError(checkpoint, f"is not a fluency detector of FENSE ({error})", "Fetch it again") from error
     base_folder = resolve_folder(base or name, allow_patterns=["*.json", "*.txt"])  # its weights are not needed
     config = AutoConfig.from_pretrained(base_folder)
     config.num_labels = classes

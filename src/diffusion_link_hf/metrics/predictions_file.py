@@ -67,7 +67,7 @@ def _object(row: str, line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(row, f"is not JSON ({error.msg}, column {error.colno})", LINE_FORM) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise DataError(row, f"is not JSON that can be read ({error})", LINE_FORM) from error
+        raise DataError(row, f"cannot be read as JSON ({error})", LINE_FORM) from error
     if not isinstance(fields, dict):
         raise DataError(row, f"holds a {type(fields).__name__}", LINE_FORM)
     for key in ("candidate", "references"):

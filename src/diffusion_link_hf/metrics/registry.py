@@ -161,7 +161,7 @@ def score_names(metrics: Sequence[str]) -> dict[str, str]:
     wanted = {}
     for name in metrics:
         if not isinstance(name, str):
-            raise InputError("metrics", f"{name!r} is no name", f"Choose from {', '.join(METRICS)}")
+            raise InputError("metrics", f"{name!r} is not a name", f"Choose from {', '.join(METRICS)}")
         if name in METRICS:
             wanted.update(dict.fromkeys(METRICS[name].scores, name))
         elif name in family_of:
@@ -240,7 +240,7 @@ def _compute(families: Sequence[str], captions: Captions, settings: ScoreOptions
 def _captions(candidates: Sequence[str] | Captions, references: Sequence[Sequence[str]] | None) -> Captions:
     if isinstance(candidates, Captions):
         if references is not None:
-            raise InputError("references", "are given twice", "`Captions` hold theirs already")
+            raise InputError("references", "are given twice", "Leave them out: Captions already hold references")
         return candidates
     if references is None:
         raise InputError("references", "are missing", "Give one list of references per candidate")

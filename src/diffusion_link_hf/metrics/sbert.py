@@ -74,7 +74,9 @@ def load_sentence_encoder(model: str | os.PathLike, device: str = "cpu"):
     folder = resolve_folder(model, allow_patterns=FILES)
     refuse_pickles(folder)
     if not (folder / "modules.json").is_file():
-        raise ModelFolderError(folder, "is no sentence-transformers model: it lacks modules.json", "Name one that is")
+        raise ModelFolderError(
+            folder, "is not a sentence-transformers model: it has no modules.json", "Name such a model"
+        )
     try:
         encoder = SentenceTransformer(str(folder), device=device, local_files_only=True)
     except Exception as error:  # whatever the loader raises, the user has to hear which folder it was

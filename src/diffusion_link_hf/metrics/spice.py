@@ -50,7 +50,9 @@ def fetch_spice(archive: str | os.PathLike | None = None) -> Path:
                     os.replace(extracted, folder / jar)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             raise MetricDependencyError(
-                "spice", f"{archive} does not hold {' and '.join(CORENLP_JARS)} ({error})", f"It is {CORENLP_URL}"
+                "spice",
+                f"{archive} does not hold {' and '.join(CORENLP_JARS)} ({error})",
+                f"Download it from {CORENLP_URL}",
             ) from error
     return folder
 
