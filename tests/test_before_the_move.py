@@ -63,6 +63,9 @@ CAPTIONS = ("a dog barks", "rain", "a bell rings twice", "wind and a clock", "tw
 EMBED = ("embed", "--data", "sounds", "--clap", "adapter_pipeline/clap", "--output", "cache", "--device", "cpu")
 EMBED_OPTIONS = ("--shard-size", "3", "--batch-size", "4", "--num-workers", "0", "--quiet")
 
+FRONT_END = {"sampling_rate": 48_000, "n_fft": 1024, "hop_length": 480, "num_mel_bins": 64}
+FRONT_END |= {"frequency_min": 50, "frequency_max": 14_000, "mel_scale": "slaney"}
+
 CLOSE = 1e-5  # absolute, of entries of unit rows; another processor rounds differently
 # ‖a − b‖ / ‖b‖ of a tensor that was trained some steps further. Other kernels of the same processor make it 3e-7; one
 # moment of Adam that is lost or another tensor's, or dropout drawn otherwise, above 2e-3.
@@ -278,6 +281,8 @@ def test_embedding_goes_on_in_a_cache(room, finished, capsys):
     assert {path: path.read_bytes() for path in kept} == kept
     tensors, texts = observe_cache(room / "cache")
     assert_close(tensors, expected_tensors("cache"))
+    added = {key: texts["manifest"].pop(key, None) for key in ("front_end", "captions_left_out")}
+    assert finished or added == {"front_end": FRONT_END, "captions_left_out": []}  # manifests tell that by now
     expected = expected_texts("cache")
     hashes = set() if finished else {"fingerprint", "pairs_fingerprint"}  # a last bit may differ elsewhere
     assert {k: v for k, v in texts.items() if k not in hashes} == {k: v for k, v in expected.items() if k not in hashes}

@@ -10,7 +10,8 @@ PACKAGE = Path(diffusion_link_hf.__file__).parent
 # import each other.
 FLOORS = (
     {"errors", "collector"},
-    {"files", "tensors"},
+    {"files", "tensors", "hub_access"},
+    {"loading_options", "pickled_weights"},
     {"loading", "audio"},
     {"bridges", "models", "data", "metrics"},
     {"embeddings", "pipelines"},

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,21 @@ from typing import Any
 import torch
 from diffusers import ConfigMixin, ModelMixin
 
-from .errors import DiffusionLinkError, HubAccessError, InputError, ModelFolderError, listed
+from .errors import InputError, ModelFolderError, listed
+from .hub_access import PICKLE_SUFFIXES, LoadPath, download_file, download_snapshot
+from .loading_options import LoadingOptions, as_dtype
+from .pickled_weights import PICKLED_WEIGHTS, converted
 
 PACKAGE = __name__.split(".")[0]
 DEFAULT_PIPELINE = "tiny"
 INDEX = "model_index.json"  # of a pipeline's folder, as diffusers names it
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
 WEIGHTS_AND_TEXT = ["*.json", "*.txt", "*.safetensors", "tokenizer*"]  # of a repository that holds one model
 # Where a component's folder names the base model that it does not hold: a file, and the field of it.
 _REFERENCES = (("reference.json", None), ("decoder_config.json", "base"))
 # Names of classes and of configuration fields in folders saved before they were renamed: old → new.
 FORMER_NAMES = {"MeanCentring": "MeanCentering", "centred": "centered"}
-LoadPath = str | os.PathLike
+# Buffers that follow from the configuration: older files lack some of them, or have them where the model has not.
+_COMPUTED = re.compile(r".*(position_ids|token_type_ids|relative_position_index|num_batches_tracked)")
 
 
 def current_name(name: Any) -> Any:
@@ -48,15 +51,12 @@ def default_pipeline_folder() -> Path:
     )
 
 
-def resolve_folder(
-    name_or_path: LoadPath | None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: LoadPath | None = None,
-    local_files_only: bool = False,
-    allow_patterns: list[str] | None = None,
-) -> Path:
+def resolve_folder(name_or_path: LoadPath | None, revision: str | None = None, **hub: Any) -> Path:
     """The local folder of a pipeline or model: a path, the embedded "tiny" (also None), or a Hub id's snapshot.
+
+    Args:
+        revision: branch, tag or commit of a Hub id.
+        hub: ``token``, ``cache_dir``, ``local_files_only`` and ``allow_patterns``, as `download_snapshot`.
 
     Raises:
         InputError: not a name or path at all; or a revision of what is no repository.
@@ -77,101 +77,13 @@ def resolve_folder(
         raise ModelFolderError(name, "is a file", "Name the folder that holds it")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or (os.sep != "/" and os.sep in name):
         raise ModelFolderError(name, "no such folder", "Check the path; a Hub id has the form owner/name")
-    return download_snapshot(name, revision, token, cache_dir, local_files_only, allow_patterns)
+    return download_snapshot(name, revision, **hub)
 
 
 def refuse_revision(revision: str | None, folder: LoadPath, what: str = "is a folder") -> None:
     """Raises InputError for a revision of a folder, which has none: whatever it holds would be loaded instead."""
     if revision is not None:
         raise InputError("revision", f"is {revision!r}, but {folder} {what}", "Leave it out, or name a Hub id")
-
-
-def download_snapshot(
-    repo_id: str,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: LoadPath | None = None,
-    local_files_only: bool = False,
-    allow_patterns: list[str] | None = None,
-) -> Path:
-    """`huggingface_hub.snapshot_download` with typed errors. Pickles are never fetched."""
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=allow_patterns,
-                ignore_patterns=[f"*{suffix}" for suffix in sorted(PICKLE_SUFFIXES)],
-            )
-        )
-
-
-@contextmanager
-def hub_errors(
-    where: str,
-    missing: tuple[str, str] = (
-        "is neither a folder here nor a repository on the Hub",
-        "Check the name; a private repository needs token=",
-    ),
-    failed: tuple[str, str] = ("cannot be fetched", "Check the network and try again"),
-) -> Iterator[None]:
-    """Turns whatever the Hub's client raises in the block into a `HubAccessError`, with the client's error chained.
-
-    Args:
-        where: ``owner/name`` or ``owner/name@revision``.
-        missing: problem and remedy where there is no such repository, or none that the token may see.
-        failed: problem and remedy of what is neither the Hub's answer nor a known mistake, such as a broken connection.
-
-    Raises:
-        HubAccessError: always, in place of another error; our own errors pass.
-    """
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    def refusal(error: HfHubHTTPError) -> HubAccessError:
-        status = error.response.status_code if getattr(error, "response", None) is not None else None
-        if status == 412:  # a commit upon a parent that is no longer the newest
-            return HubAccessError(where, "was changed by somebody else during the push", "Push again")
-        remedy = "Check the token (hf auth login) and its rights" if status in (401, 403) else "Try again later"
-        return HubAccessError(where, f"cannot be had: the Hub answers {status} ({error})", remedy)
-
-    try:
-        yield
-    except DiffusionLinkError:
-        raise
-    except HFValidationError as error:
-        remedy = "Check the path; a Hub id has the form owner/name"
-        raise HubAccessError(where, "is neither a folder nor a Hub id", remedy) from error
-    except GatedRepoError as error:
-        page = f"https://huggingface.co/{where.split('@')[0]}"
-        remedy = f"Accept its license on {page} and log in (hf auth login) or pass token="
-        raise HubAccessError(where, "is gated", remedy) from error
-    except RevisionNotFoundError as error:
-        raise HubAccessError(where, "has no such revision", "Name an existing branch, tag or commit") from error
-    except RepositoryNotFoundError as error:
-        raise HubAccessError(where, *missing) from error
-    except LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, HfHubHTTPError):  # the Hub was reached, and refused
-            raise refusal(error.__cause__) from error
-        remedy = "Go online once, or name a local folder"
-        raise HubAccessError(where, "is not in the local cache and the Hub cannot be reached", remedy) from error
-    except HfHubHTTPError as error:
-        raise refusal(error) from error
-    except Exception as error:  # the HTTP library below the client raises its own, and differs by the client's version
-        problem, remedy = failed
-        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error) or type(error).__name__
-        raise HubAccessError(where, f"{problem} ({reason})", remedy) from error
 
 
 @dataclass(frozen=True)
@@ -232,14 +144,15 @@ class BaseReference:
         return BaseReference(self.id, folder.name if folder.parent.name == "snapshots" else self.revision)
 
 
-def includes_base(include_base: bool | None, source: BaseReference | None) -> bool:
+def includes_base(include_base: bool | None, source: BaseReference | None, name: str = "this model") -> bool:
     """Whether a component's folder gets copies of its base model's weights; None copies what cannot be referenced.
 
     Raises:
-        InputError: False, though there is no repository to reference.
+        InputError: False, though there is no repository to reference, for what is called ``name``.
     """
     if include_base is False and source is None:
-        raise InputError("include_base", "is False, but the weights come from no repository", "Use include_base=True")
+        problem = f"is False, but the weights of {name} come from no repository"
+        raise InputError("include_base", problem, "Use include_base=True")
     return source is None if include_base is None else include_base
 
 
@@ -291,13 +204,46 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def refuse_pickles(folder: Path) -> None:
-    """Raises ModelFolderError if a file, or one anywhere in a folder, would have to be unpickled."""
+def refuse_pickles(folder: Path, *allowed: str) -> None:
+    """Raises ModelFolderError if a file, or one anywhere in a folder, would have to be unpickled.
+
+    Args:
+        allowed: names of files directly in the folder that may be there.
+    """
     for path in (folder, *sorted(folder.rglob("*"))):
-        if path.suffix.lower() in PICKLE_SUFFIXES:
+        if path.suffix.lower() in PICKLE_SUFFIXES and not (path.name in allowed and path.parent == folder):
             raise ModelFolderError(
                 path, "is a pickle, which can run code when it is read", "Remove it and use safetensors"
             )
+
+
+def safetensors_folder(folder: Path, source: BaseReference | None, **hub: Any) -> Path:
+    """Where a model's safetensors are: in its folder, or in the user's cache, converted from ``pytorch_model.bin``.
+
+    Safetensors win. A pickle is read only where there are none, and only as tensors: see `converted`.
+
+    Args:
+        source: the repository, pinned, that the folder is a snapshot of.
+        hub: ``token``, ``cache_dir`` and ``local_files_only``, as `download_snapshot`.
+
+    Raises:
+        ModelFolderError: there are neither, or the pickle holds more than tensors.
+        HubAccessError: it cannot be fetched.
+    """
+    if list(folder.glob("*.safetensors")):
+        return folder
+    pickled = folder / PICKLED_WEIGHTS
+    if source is not None and not pickled.is_file():
+        pickled = download_file(source.id, PICKLED_WEIGHTS, source.revision, **hub)
+    if pickled is None or not pickled.is_file():
+        raise _no_weights(source.id if source else folder)
+    return converted(pickled, hub.get("cache_dir"))
+
+
+def _no_weights(item: object) -> ModelFolderError:
+    return ModelFolderError(
+        item, "holds no safetensors weights", "Name a folder or revision that does, or save the model as safetensors"
+    )
 
 
 def check_loading_info(folder: LoadPath, info: dict[str, Any]) -> None:
@@ -308,17 +254,17 @@ def check_loading_info(folder: LoadPath, info: dict[str, Any]) -> None:
         ("mismatched_keys", "shapes differ from the configuration:"),
         ("error_msgs", "could not load"),
     ):
-        if info.get(kind):
+        names = [name for name in info.get(kind) or () if not _COMPUTED.fullmatch(str(name))]
+        if names:
             raise ModelFolderError(
-                folder, f"{problem} {listed(info[kind])}", "Weights and config.json must come from the same model"
+                folder, f"{problem} {listed(names)}", "Weights and config.json must come from the same model"
             )
 
 
 def load_strict(
     from_pretrained: Callable[..., tuple[torch.nn.Module, dict[str, Any]]],
     folder: Path,
-    dtype: torch.dtype | None = None,
-    item: object = None,
+    dtype: torch.dtype | str | None = None,
     **options: Any,
 ) -> Any:
     """A model of diffusers or transformers from a folder's safetensors, complete and finite or not at all.
@@ -328,29 +274,26 @@ def load_strict(
     Args:
         from_pretrained: that of the model's class.
         dtype: of the loaded weights, float32 by default whatever the file holds.
-        item: what errors call a folder without weights; the folder by default.
-        options: more of ``from_pretrained``.
+        options: more of ``from_pretrained``; with a ``config``, the folder needs none.
 
     Raises:
         ModelFolderError: no safetensors; a configuration or file that cannot be read; a missing, additional or
             misshapen weight; NaN or infinity.
-        InputError: ``dtype`` is none of torch.
+        InputError: ``dtype`` is none of torch; or the weights cannot be quantized on this machine.
     """
-    check_dtype(dtype)
-    read_json(folder / "config.json")
+    dtype = as_dtype(dtype) or torch.float32
+    if "config" not in options:
+        read_json(folder / "config.json")
     if not list(folder.glob("*.safetensors")):
-        raise ModelFolderError(
-            item or folder,
-            "holds no safetensors weights",
-            "Name a folder or revision that does, or convert it with save_pretrained; pickles are not read",
-        )
+        raise _no_weights(folder)
     try:
-        model, info = from_pretrained(
-            folder, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **options
-        )
+        model, info = from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options)
     except Exception as error:  # whatever the loader raises, the user has to hear which folder it was
         if isinstance(error, ModelFolderError):
             raise
+        if options.get("quantization_config") is not None:
+            remedy = "Leave quantization_config or load_in_4bit out, or use another machine"
+            raise InputError(folder, f"cannot be loaded and quantized here ({error})", remedy) from error
         raise ModelFolderError(
             folder, f"cannot be loaded ({error})", "Weights and config.json must be whole and come from the same model"
         ) from error
@@ -360,8 +303,14 @@ def load_strict(
 
 
 def check_finite(module: torch.nn.Module, folder: LoadPath) -> None:
-    """Raises ModelFolderError if a parameter or buffer holds NaN or infinity, or was never loaded (is on meta)."""
+    """Raises ModelFolderError if a parameter or buffer holds NaN or infinity, or was never loaded (is on meta).
+
+    What a device map put off the accelerator is on meta until it is needed, and is not looked at.
+    """
+    offloaded = {"cpu", "disk"} & {str(place) for place in (getattr(module, "hf_device_map", None) or {}).values()}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta and offloaded:
+            continue
         if tensor.is_meta:
             raise ModelFolderError(
                 folder, f"weight {name} was not loaded", "The file is incomplete: save or download it again"
@@ -370,12 +319,6 @@ def check_finite(module: torch.nn.Module, folder: LoadPath) -> None:
             raise ModelFolderError(
                 folder, f"weight {name} holds NaN or infinite values", "The training diverged or the file is damaged"
             )
-
-
-def check_dtype(dtype: object) -> None:
-    """Raises InputError for what is not a torch.dtype; diffusers would load float32 instead, with a mere warning."""
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise InputError("dtype", f"is {dtype!r}", "Use a torch.dtype such as torch.float16")
 
 
 def drop_local_names(path: Path) -> None:
@@ -438,9 +381,9 @@ class StrictModel(ModelMixin, ConfigMixin):
                 misshapen weight, NaN or infinity.
             HubAccessError: a Hub id that cannot be reached.
         """
-        for name, value in (("use_safetensors", True), ("output_loading_info", True)):
-            if kwargs.pop(name, value) is not value:
-                raise InputError(name, "cannot be switched off", "Only safetensors are read, and strictly")
+        if kwargs.pop("output_loading_info", True) is not True:
+            raise InputError("output_loading_info", "cannot be switched off", "Weights are loaded strictly")
+        options = LoadingOptions.take(kwargs, "quantization_config")
         hub = {key: kwargs.pop(key) for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
         folder = resolve_folder(pretrained_model_name_or_path, **hub)
         subfolder = kwargs.pop("subfolder", None)
@@ -453,11 +396,18 @@ class StrictModel(ModelMixin, ConfigMixin):
             raise ModelFolderError(
                 folder, f"holds a {class_name}", f"{cls.__name__} cannot read it: load it with its own class"
             )
-        model = load_strict(super().from_pretrained, folder, **kwargs)
+        model = load_strict(super().from_pretrained, folder, **options.for_model(), **kwargs)
         for tensor in (*model.parameters(), *model.buffers()):
             # In memory of torch's own: a safetensors file maps weights at any offset, and matrix products round by it.
             tensor.data = tensor.data.clone()
         return model
+
+    def to(self, *args, **kwargs):
+        """As `torch.nn.Module.to`; that of diffusers warns, at every cast, of an empty list of float32 modules."""
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype is not None:
+            torch.nn.Module.to(self, dtype=dtype)
+        return self if device is None else super().to(device)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any):

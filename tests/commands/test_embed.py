@@ -75,6 +75,20 @@ def test_embedding_a_folder(folder, clap, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == before
 
 
+def test_an_empty_caption_is_left_out_and_listed(folder, clap, tmp_path, capsys):
+    """Of a recording with another caption, and of one without."""
+    with (folder / "metadata.csv").open("a") as file:
+        file.write('0.wav,""\nlost.wav,  \n')
+    assert run(embed, *arguments(folder, clap, tmp_path / "cache", "--quiet")) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["captions"] == 4
+    assert json.loads(printed.out)["left_out"] == 4
+    assert "row 7: has an empty caption for 0.wav" in printed.err
+    assert "row 8: has an empty caption for lost.wav" in printed.err
+    manifest = EmbeddingCache.load(tmp_path / "cache").manifest
+    assert [entry["audio"] for entry in manifest["captions_left_out"]] == ["0.wav", "lost.wav"]
+
+
 def test_options_reach_the_cache(folder, clap, tmp_path, capsys):
     chosen = ["--limit", 2, "--batch-size", 5, "--shard-size", 1, "--dtype", "bfloat16", "--split", "train", "--quiet"]
     assert run(embed, *arguments(folder, clap, tmp_path / "cache", *chosen)) == 0

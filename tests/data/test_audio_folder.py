@@ -72,7 +72,7 @@ def test_a_folder_for_each_split(folder, tmp_path):
         ("file_name,caption\n", "there are no rows"),
         ("name,caption\na.wav,b\n", "no file_name"),
         ("file_name,title\na.wav,b\n", "no caption"),
-        ("file_name,caption\na.wav,b\nb.wav,\n", "row 2: has no caption for b.wav"),
+        ("file_name,caption\na.wav,\nb.wav,\n", "row 1: there is no caption in this row, or in any other"),
         ("file_name,caption\n,b\n", "row 1: names no recording"),
         ('file_name,caption\na.wav,"b\n', "cannot be read"),
     ],

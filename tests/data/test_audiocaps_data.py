@@ -114,7 +114,7 @@ def test_splits_are_the_csv_files(folder):
     ("text", "words"),
     [
         (HEADER, "there are no rows"),
-        (HEADER + "1,abc,30,\n", "row 1: has no caption for abc_30"),
+        (HEADER + "1,abc,30,\n", "row 1: there is no caption in this row"),
         ("youtube_id,start_time\nabc,30\n", "no caption"),
     ],
 )

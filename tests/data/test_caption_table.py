@@ -31,7 +31,7 @@ def test_rows_of_one_name_become_its_captions(rows):
         expected.setdefault(name, []).append(caption.strip())
         first.setdefault(name, k)
     names, captions = (text_column(list(column)) for column in zip(*rows, strict=True))
-    assert gather_captions(names, captions, where).to_pylist() == [
+    assert gather_captions(names, captions, where, []).to_pylist() == [
         {"name": name, "captions": own, "row": first[name]} for name, own in expected.items()
     ]
 
@@ -42,35 +42,48 @@ def test_lists_are_captions_of_their_row(lists):
     captions = pa.chunked_array(
         [pa.array(lists[:2], pa.list_(pa.string())), pa.array(lists[2:], pa.list_(pa.string()))]
     )
-    gathered = gather_captions(names, captions, where)
+    gathered = gather_captions(names, captions, where, [])
     assert gathered["captions"].to_pylist() == [[text.strip() for text in own] for own in lists]
 
 
 @pytest.mark.parametrize("captions", [["x", "y", "z"], [["x"], ["y"], ["z"]]])
 def test_a_name_given_twice_is_refused_with_both_rows(captions):
     with pytest.raises(DataError, match=r"row 3: names a, as row 1 does"):
-        gather_captions(text_column(["a", "b", "a"]), pa.chunked_array([captions]), where, repeated=False)
+        gather_captions(text_column(["a", "b", "a"]), pa.chunked_array([captions]), where, [], repeated=False)
 
 
 @pytest.mark.parametrize("captions", [["x", "", "z"], ["x", None, "z"], ["x", " \n", "z"]])
 @pytest.mark.parametrize("as_lists", [False, True])
-def test_an_empty_caption_is_refused_with_its_row(captions, as_lists):
+def test_an_empty_caption_is_left_out_and_listed_with_its_row(captions, as_lists):
     column = pa.chunked_array([[["fine", text] for text in captions] if as_lists else captions])
-    with pytest.raises(DataError, match="row 2: has no caption for b"):
-        gather_captions(text_column(["a", "b", "c"]), column, where)
+    left_out = []
+    gathered = gather_captions(text_column(["a", "b", "c"]), column, where, left_out).to_pydict()
+    assert left_out == [{"audio": "b", "reason": "row 2: has an empty caption for b"}]
+    if as_lists:
+        expected = {"name": ["a", "b", "c"], "captions": [["fine", "x"], ["fine"], ["fine", "z"]], "row": [0, 1, 2]}
+    else:
+        expected = {"name": ["a", "c"], "captions": [["x"], ["z"]], "row": [0, 2]}
+    assert gathered == expected
 
 
 @pytest.mark.parametrize("missing", [None, []])
-def test_a_list_without_captions_is_refused(missing):
+def test_a_list_without_captions_is_left_out_and_listed(missing):
     column = pa.chunked_array([pa.array([["x"], missing], pa.list_(pa.string()))])
-    with pytest.raises(DataError, match="row 2: has no caption for b"):
-        gather_captions(text_column(["a", "b"]), column, where)
+    left_out = []
+    assert gather_captions(text_column(["a", "b"]), column, where, left_out)["name"].to_pylist() == ["a"]
+    assert left_out == [{"audio": "b", "reason": "row 2: has an empty caption for b"}]
+
+
+@pytest.mark.parametrize("captions", [["", None], [[], [" "]]])
+def test_no_caption_at_all_is_refused(captions):
+    with pytest.raises(DataError, match="there is no caption in this row, or in any other"):
+        gather_captions(text_column(["a", "b"]), pa.chunked_array([captions]), where, [])
 
 
 @pytest.mark.parametrize("name", [None, "", "  "])
 def test_a_row_without_a_name_is_refused(name):
     with pytest.raises(DataError, match="row 2: names no recording"):
-        gather_captions(text_column(["a", name]), text_column(["x", "y"]), where)
+        gather_captions(text_column(["a", name]), text_column(["x", "y"]), where, [])
 
 
 def test_csv_is_text_only(tmp_path):

@@ -191,12 +191,14 @@ def test_files_that_do_not_agree_are_refused(tmp_path):
         open_data(tmp_path)
 
 
-def test_an_empty_caption_is_refused_with_its_place(tmp_path):
+def test_an_empty_caption_is_left_out_and_listed_with_its_place(tmp_path):
     rows = [{"audio": None, "caption": text, "youtube_id": "a", "start_time": k} for k, text in enumerate(["x", " "])]
     write_parquet(tmp_path / "train-0.parquet", rows[:1])
     write_parquet(tmp_path / "train-1.parquet", rows)
-    with pytest.raises(DataError, match=r"train-1\.parquet, row 2: has no caption for a_1"):
-        open_data(tmp_path)
+    data = open_data(tmp_path)
+    assert [(clip.name, clip.captions) for clip in data] == [("a_0", ("x", "x"))]
+    assert data.left_out == [{"audio": "a_1", "reason": "train-1.parquet, row 2: has an empty caption for a_1"}]
+    assert data.shard(0, 1).left_out == data.left_out
 
 
 def test_a_damaged_file_is_refused(tmp_path):

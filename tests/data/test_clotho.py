@@ -65,7 +65,7 @@ def test_without_recordings(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (HEADER + "a.wav,1,2,3,4,\n", "row 1: has no caption for a.wav"),
+        (HEADER + "a.wav,,,,,\n", "row 1: there is no caption in this row"),
         (HEADER + "a.wav,1,2,3,4,5\nb.wav,1,2,3,4,5\na.wav,1,2,3,4,6\n", "row 3: names a.wav, as .*row 1 does"),
         ("file_name,keywords\na.wav,b\n", "no caption_1"),
         ("name,caption_1\na.wav,b\n", "no file_name"),

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import resource
 import weakref
 from collections import Counter
@@ -14,12 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_link_hf import EmbeddingCache
+from diffusion_link_hf import ClapEncoder, EmbeddingCache
 from diffusion_link_hf.audio import split_windows
 from diffusion_link_hf.data.captioned_audio import CaptionedAudio, open_data
+from diffusion_link_hf.embeddings import cache as cache_module
 from diffusion_link_hf.embeddings import embedding
 from diffusion_link_hf.embeddings.cache import clap_fingerprint
-from diffusion_link_hf.embeddings.embedding import EmbeddingOptions, embed, embed_data
+from diffusion_link_hf.embeddings.embedding import EmbeddingOptions, embed, embed_data, text_spread
 from diffusion_link_hf.errors import DataError, InputError, ModelFolderError
 from support.embeddings import as_data, contents, embed_here, make_clip, make_clips, same_clap
 
@@ -290,3 +292,40 @@ def test_the_public_function_takes_paths_or_what_is_loaded(tmp_path):
         embed(tmp_path, tmp_path / "other", clap, device="quantum")
     with pytest.raises(InputError, match="batch_size: is 0"):
         embed(tmp_path, tmp_path / "other", clap, batch_size=0, device="cpu")
+
+
+def warnings_of(module, action) -> str:
+    """What a module's logger warns of meanwhile; that of diffusers hands nothing on."""
+    told = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())
+    module.logger.addHandler(handler)
+    try:
+        action()
+    finally:
+        module.logger.removeHandler(handler)
+    return "\n".join(told)
+
+
+def test_a_collapsed_text_tower_is_warned_of():
+    """As that of laion/larger_clap_music; the embedded CLAP tells its texts apart."""
+    collapsed, healthy = same_clap(), ClapEncoder.from_pretrained("tiny")
+    torch.nn.init.zeros_(collapsed.model.text_projection.linear2.weight)
+    torch.nn.init.ones_(collapsed.model.text_projection.linear2.bias)
+    assert text_spread(collapsed) == pytest.approx(1, abs=1e-5)
+    told = warnings_of(embedding, lambda: embedding.warn_of_collapse(collapsed))
+    assert "hardly differ" in told
+    assert "Use another CLAP" in told
+    assert warnings_of(embedding, lambda: embedding.warn_of_collapse(healthy)) == ""
+
+
+def test_a_cache_that_does_not_tell_its_front_end_is_warned_of(tmp_path):
+    embed_here(tmp_path / "new")
+    new = EmbeddingCache.load(tmp_path / "new").manifest
+    old = {key: value for key, value in new.items() if key != "front_end"}
+    assert warnings_of(cache_module, lambda: cache_module.check_made_by(new, same_clap(), "cache", "clap")) == ""
+    assert "Embed the data again" in warnings_of(
+        cache_module, lambda: cache_module.check_made_by(old, same_clap(), "cache", "clap")
+    )
+    with pytest.raises(DataError, match="Embed the data with clap"):
+        cache_module.check_made_by(old, same_clap(seed=1), "cache", "clap")

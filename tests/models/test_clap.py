@@ -12,6 +12,7 @@ from diffusion_link_hf import ClapEncoder
 from diffusion_link_hf.embeddings.cache import clap_fingerprint
 from diffusion_link_hf.errors import InputError, ModelFolderError
 from diffusion_link_hf.loading import default_pipeline_folder
+from support.laion import make_laion_folder
 from support.models import EMBEDDING_DIM, make_clap, make_clap_model, make_tokenizer
 
 CAPTIONS = ["A dog barks", "Rain falls, then thunder rolls in the distance", "é 雨"]
@@ -107,7 +108,10 @@ def damage(folder, how):
     elif how == "nan":
         weights[name][0, 0] = float("nan")
     elif how == "pickle":
-        torch.save({}, folder / "pytorch_model.bin")
+        torch.save({}, folder / "weights.pt")
+    elif how == "pickle below":
+        (folder / "more").mkdir()
+        torch.save({}, folder / "more" / "pytorch_model.bin")
     elif how == "no weights":
         path.unlink()
         return
@@ -137,6 +141,7 @@ def damage(folder, how):
         "wrong shape",
         "nan",
         "pickle",
+        "pickle below",
         "no weights",
         "torn",
         "bad json",
@@ -149,6 +154,15 @@ def damage(folder, how):
         'front end {"fft_window_size": 0}',
         'front end {"frequency_max": "high"}',
         'front end {"truncation": 5}',
+        'front end {"truncation": "fusion"}',
+        'front end {"padding": "pad"}',
+        'front end {"padding": "repeat"}',
+        'front end {"padding_value": 0.5}',
+        'front end {"max_length_s": 7}',
+        'front end {"top_db": 80}',
+        'front end {"feature_size": 32}',
+        'front end {"hop_length": 240}',
+        'front end {"frequency_min": 15000}',
         'reference {"revision": "main"}',
         'reference {"id": 5}',
         'reference {"id": "a/b", "revision": 5}',
@@ -163,6 +177,94 @@ def test_damaged_folders_are_refused(tmp_path, how):
     if how.startswith("reference "):
         with pytest.raises(ModelFolderError, match="repository"):
             ClapEncoder.from_config(tmp_path)
+
+
+def front_end_of(folder, **changes):
+    """The front end of a CLAP whose preprocessor_config.json says something else."""
+    if not (folder / "config.json").is_file():
+        make_clap().save_pretrained(folder)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return ClapEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"fft_window_size": 512}, "n_fft"),
+        ({"hop_length": 600}, "hop_length"),
+        ({"frequency_min": 0}, "frequency_min"),
+        ({"frequency_max": 8000}, "frequency_max"),
+    ],
+)
+def test_settings_of_the_front_end_are_followed_and_fingerprinted(tmp_path, said, name):
+    usual = clap_fingerprint(front_end_of(tmp_path))
+    changed = front_end_of(tmp_path, **said)
+    assert getattr(changed.front_end, name) == next(iter(said.values()))
+    assert clap_fingerprint(changed) != usual
+    changed.save_pretrained(tmp_path / "again")
+    assert clap_fingerprint(ClapEncoder.from_pretrained(tmp_path / "again")) == clap_fingerprint(changed)
+
+
+def test_a_processor_describes_the_front_end_as_well(tmp_path):
+    """As `ClapProcessor.save_pretrained` writes it; where both files are there it comes first, as in transformers."""
+    make_clap().save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "preprocessor_config.json").read_text()) | {"frequency_max": 9000}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"feature_extractor": said}))
+    loaded = ClapEncoder.from_pretrained(tmp_path)
+    assert loaded.front_end.frequency_max == 9000
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert ClapEncoder.from_pretrained(tmp_path).front_end.frequency_max == 9000
+    make_clap().save_pretrained(tmp_path)
+    assert ClapEncoder.from_pretrained(tmp_path).front_end.frequency_max == 14_000
+
+
+def test_a_folder_without_a_front_end_says_what_to_save(tmp_path):
+    """As `ClapModel.save_pretrained` writes it."""
+    make_clap_model().save_pretrained(tmp_path)
+    with pytest.raises(ModelFolderError, match="Save the model's processor"):
+        ClapEncoder.from_pretrained(tmp_path)
+
+
+def test_a_folder_with_both_formats_loads_its_safetensors(tmp_path):
+    folder = make_laion_folder(tmp_path / "clap", safetensors=True)
+    both = ClapEncoder.from_pretrained(folder, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    (folder / "pytorch_model.bin").unlink()
+    alone = ClapEncoder.from_pretrained(folder)
+    assert torch.equal(both.encode_audio(windows(1)), alone.encode_audio(windows(1)))
+
+
+def test_a_fused_clap_of_pickled_weights(tmp_path):
+    folder = make_laion_folder(tmp_path / "clap", fused=True)
+    clap = ClapEncoder.from_pretrained(folder, cache_dir=tmp_path / "cache")
+    assert clap.fused
+    assert clap.front_end.mel_scale == "htk"
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    assert all(torch.equal(value, state[name]) for name, value in clap.model.state_dict().items())
+
+
+def test_files_of_older_transformers_lack_some_buffers(tmp_path):
+    """They follow from the configuration."""
+    make_clap().save_pretrained(tmp_path)
+    expected = ClapEncoder.from_pretrained(tmp_path).model.state_dict()
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.endswith(("_ids", "_index", "_tracked"))}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = ClapEncoder.from_pretrained(tmp_path).model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_the_usual_arguments(tmp_path):
+    make_clap().save_pretrained(tmp_path)
+    assert ClapEncoder.from_pretrained(tmp_path, dtype="bfloat16").dtype == torch.bfloat16
+    assert ClapEncoder.from_pretrained(tmp_path, device_map="cpu", use_safetensors=True).device.type == "cpu"
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.fp16.safetensors")
+    ClapEncoder.from_pretrained(tmp_path, variant="fp16", low_cpu_mem_usage=True)
+    for options in ({"quantization_config": object()}, {"trust_remote_code": True}, {"use_safetensors": False}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            ClapEncoder.from_pretrained(tmp_path, variant="fp16", **options)
 
 
 def test_a_folder_has_no_revision(tmp_path):

@@ -23,7 +23,7 @@ def test_generation_up_to_the_last_position_and_not_beyond():
     decoder, prefix = CaptionDecoder(gpt2(32), make_tokenizer(), INSTRUCTION), torch.randn(2, 5, HIDDEN_SIZE)
     room = 32 - 1 - 6 - 5
     decoder.generate(prefix, max_new_tokens=room, min_new_tokens=room)
-    with pytest.raises(InputError, match=rf"max_new_tokens: is {room + 1}.* 33 positions.*has 32"):
+    with pytest.raises(InputError, match=rf"max_new_tokens: needs {room + 1} positions behind 7 .* and 5 .* has 32"):
         decoder.generate(prefix, max_new_tokens=room + 1)
 
 
@@ -36,7 +36,7 @@ def test_an_architecture_without_limit():
 
 @pytest.mark.parametrize(
     ("positions", "caption", "words"),
-    [(54, "a dog", None), (53, "a dog", "tokens of a caption: is 40"), (60, "a" * 60, "tokens of a caption: is 61")],
+    [(54, "a dog", None), (53, "a dog", "max_new_tokens: needs 40"), (60, "a" * 60, "longest caption: needs 61")],
     ids=["enough", "too few to write captions", "too few for a caption of the data"],
 )
 def test_training_refuses_before_its_first_step(tmp_path, monkeypatch, positions, caption, words):

@@ -212,8 +212,11 @@ def test_components_may_be_replaced(tmp_path):
     [
         ("projector", None, "Pass a PrefixProjector"),
         ("link", "DiffusionLinkModel", "Pass a BridgeModel or NoneType"),
-        ("dtype", "float16", "torch.float16"),
-        ("torch_dtype", torch.float16, "dtype="),
+        ("dtype", "half", "torch.dtype"),
+        ("variant", "fp16", "has no such files"),
+        ("device_map", {"decoder": "cpu"}, "Name a device or one of auto"),
+        ("use_safetensors", False, "Only safetensors are read"),
+        ("trust_remote_code", True, "trust_remote_code"),
     ],
 )
 def test_wrong_keywords_are_refused(tmp_path, keyword, value, words):

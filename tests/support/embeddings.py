@@ -65,3 +65,14 @@ def embed_here(folder: Path, data: CaptionedAudioData | None = None, **options):
 def contents(folder: Path) -> dict[str, bytes]:
     """All files of a folder, but for the lock of its last process."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".manifest.lock"}
+
+
+def write_sounds(folder: Path, count: int = 4) -> Path:
+    """A folder of recordings of a fifth of a second, with metadata.csv."""
+    folder.mkdir(parents=True)
+    clips = [make_clip(k) for k in range(count)]
+    for clip in clips:
+        (folder / clip.name).write_bytes(clip.audio)
+    lines = [f"{clip.name},{clip.captions[0]}" for clip in clips]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,caption", *lines]) + "\n")
+    return folder

@@ -49,11 +49,25 @@ def push(arguments: list[str]) -> dict[str, Any]:
     return {"status": push.run(parser.parse_args(["push", *arguments]))}
 
 
+def command(arguments: list[str]) -> dict[str, Any]:
+    """Exit status of ``diffusion-link`` with these arguments, and what it prints."""
+    import contextlib
+    import io
+
+    from diffusion_link_hf.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main(arguments)
+    return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
+
+
 def answer(job: dict[str, Any]) -> dict[str, Any]:
     """The result of a job, or its error; any other error ends the process."""
     from diffusion_link_hf import DiffusionLinkError
 
     try:
+        if "command" in job:
+            return command(job["command"])
         return push(job["push"]) if "push" in job else load(**job)
     except DiffusionLinkError as error:
         return {"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}

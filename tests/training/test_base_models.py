@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training import parts
 from diffusion_link_hf.training.decoder import train_decoder
 from diffusion_link_hf.training.parts import build_decoder, locate_base
 from support.models import make_tokenizer
@@ -59,7 +58,7 @@ def test_a_rounded_base_is_not_written_as_if_it_were_whole(room, tmp_path):
 
 def test_4_bits_without_bitsandbytes_are_refused(room, tmp_path, monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(parts.importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
     with pytest.raises(RecipeError, match="load_in_4bit: is true, but bitsandbytes is not installed"):
         train_decoder(arguments(room, tmp_path, load_in_4bit=True))
 

@@ -9,14 +9,15 @@ import torch
 from diffusion_link_hf import AudioCaptionPipeline, EmbeddingCache, loading
 from diffusion_link_hf.bridges.centering import MeanCentering
 from diffusion_link_hf.bridges.sampling import make_scheduler
-from diffusion_link_hf.errors import DataError, DiffusionLinkError, ModelFolderError, RecipeError
+from diffusion_link_hf.errors import DataError, DiffusionLinkError, InputError, ModelFolderError, RecipeError
 from diffusion_link_hf.loading import BaseReference
 from diffusion_link_hf.training import decoder as decoder_stage
+from diffusion_link_hf.training import parts
 from diffusion_link_hf.training.bridge import METHODS, train_bridge
 from diffusion_link_hf.training.decoder import embeds_of, train_decoder
 from diffusion_link_hf.training.parts import build_parts, load_link, locate_base
 from support.bridges import SIZES
-from support.models import EMBEDDING_DIM, make_clap, make_decoder
+from support.models import EMBEDDING_DIM, make_clap, make_decoder, make_tokenizer
 from support.training import decoder_arguments, make_base, make_cache
 
 
@@ -77,6 +78,51 @@ def test_refused_before_the_first_step(room, tmp_path, changes, error, words):
     with pytest.raises(error, match=words) as caught:
         train_decoder(arguments(room, tmp_path / "out", **changes))
     assert caught.value.remedy
+
+
+def test_include_base_is_checked_before_anything_is_loaded(room, tmp_path, monkeypatch):
+    """A CLAP in a folder cannot be referenced, though the base model, from the Hub, could."""
+
+    def never(*_, **__):
+        raise AssertionError("something was loaded or fetched")
+
+    for name in ("load_causal_lm", "locate_base", "ClapEncoder"):
+        monkeypatch.setattr(parts, name, never)
+    monkeypatch.setattr(EmbeddingCache, "load", never)
+    with pytest.raises(RecipeError, match="include_base: is false, but clap is a folder"):
+        train_decoder(arguments(room, tmp_path / "out", base_model="owner/base", include_base=False))
+
+
+@pytest.mark.usefixtures("no_steps")
+def test_a_tokenizer_larger_than_the_embeddings_is_refused(room, tmp_path):
+    base = shutil.copytree(room / "base", tmp_path / "base")
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<one more>"])
+    tokenizer.save_pretrained(base)
+    with pytest.raises(ModelFolderError, match=r"ids up to 260, its model a vocabulary of 260\. .*resize"):
+        train_decoder(arguments(room, tmp_path / "out", base_model=base))
+
+
+@pytest.mark.usefixtures("no_steps")
+@pytest.mark.parametrize("name", ["instruction", "projector", "caption"])
+def test_too_few_positions_are_refused(room, tmp_path, name):
+    """128 of them: for BOS, instruction, prefix, the longest caption and EOS."""
+    changes = {"instruction": {"instruction": "x" * 130}, "projector": {"projector": {"num_prefix_tokens": 126}}}
+    cache = EmbeddingCache.load(room / "cache")
+    if name == "caption":
+        cache.captions[3] = "x" * 130
+    cache.save(tmp_path / "cache")
+    args = arguments(room, tmp_path / "out", **changes.get(name, {}))
+    args.cache = str(tmp_path / "cache")
+    with pytest.raises(InputError, match=r"longest caption: needs \d+ positions .* the base model has 128"):
+        train_decoder(args)
+
+
+@pytest.mark.usefixtures("no_steps")
+def test_too_few_positions_for_what_validations_write(room, tmp_path):
+    """40 tokens, though all captions of the data are short."""
+    with pytest.raises(InputError, match="max_new_tokens: needs 40 positions"):
+        train_decoder(arguments(room, tmp_path / "out", instruction="x" * 95))
 
 
 @pytest.mark.usefixtures("no_steps")

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..audio import find_audio_files, load_audio
-from ..collector import collector_paused
 from ..errors import AudioError
-from .options import positive
+from .options import add_loading_options, load_pipeline, positive
 from .quiet import quiet_libraries
 
 DESCRIPTION = """Print one line per recording: its name and its caption. The exit status is 0 if all were captioned, 1
@@ -20,10 +19,6 @@ def add_parser(commands) -> argparse.ArgumentParser:
     """Adds the sub-command to what `argparse.ArgumentParser.add_subparsers` returned."""
     parser = commands.add_parser("caption", help="caption recordings", description=DESCRIPTION)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="audio files; folders are searched recursively")
-    parser.add_argument(
-        "--model", default="tiny", help="pipeline folder or Hub id (default: tiny, which is part of the package)"
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of the model on the Hub")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -37,10 +32,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="10-s windows computed at once (default: 32)")
     parser.add_argument("--num-beams", type=positive, default=1, help="beam search width (default: 1, greedy)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 … (default: cpu)")
-    parser.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="(default: float32)"
-    )
+    add_loading_options(parser)
     return parser
 
 
@@ -50,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     # Only what exists is worth loading a model for.
     if any(error is None for _, error in found):
         with quiet_libraries():
-            return _caption(found, _load_pipeline(args), args)
+            return _caption(found, load_pipeline(args), args)
     return _caption(found, None, args)
 
 
@@ -83,20 +75,6 @@ def _expand(paths: Sequence[str]) -> Iterator[tuple[Path | str, AudioError | Non
                 yield file, None
         except AudioError as error:
             yield path, error
-
-
-def _load_pipeline(args: argparse.Namespace):
-    with collector_paused():
-        import torch
-
-        from ..pipelines.audio_caption import AudioCaptionPipeline
-        from ..tensors import check_device
-
-    pipeline = AudioCaptionPipeline.from_pretrained(
-        args.model, revision=args.revision, dtype=getattr(torch, args.dtype)
-    )
-    pipeline.set_progress_bar_config(disable=not sys.stderr.isatty(), leave=False)
-    return pipeline.to(check_device(args.device, "--device"))
 
 
 def _print(path: Path | str, segments, error: AudioError | None, as_json: bool) -> None:

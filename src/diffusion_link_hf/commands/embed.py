@@ -15,9 +15,9 @@ The cache is written in shards. After an interruption, run the same command agai
 same bytes. To use several processes, run "accelerate launch -m diffusion_link_hf embed ..."; each process embeds its
 share of the shards.
 
-The exit status is 0 if everything was embedded, 1 if recordings were left out (each one is reported), and 2 if the
-arguments, the model, the data or the output folder cannot be used. Of several processes, the last one to finish
-reports; the others return 0.
+The exit status is 0 if everything was embedded, 1 if recordings or empty captions were left out (each one is
+reported), and 2 if the arguments, the model, the data or the output folder cannot be used. Of several processes, the
+last one to finish reports; the others return 0.
 """
 
 
@@ -110,8 +110,9 @@ def report(manifest: dict | None, output: str) -> int:
     """Prints what was left out and what was embedded; returns the exit status."""
     if manifest is None:
         return 0
-    for failure in manifest["failures"]:
+    left_out = [*manifest["failures"], *manifest.get("captions_left_out", [])]
+    for failure in left_out:
         print(f"diffusion-link: left out {failure['reason']}", file=sys.stderr)
     counts = {name: manifest[name] for name in ("recordings", "captions")}
-    print(json.dumps({"cache": output, **counts, "left_out": len(manifest["failures"])}))
-    return 1 if manifest["failures"] else 0
+    print(json.dumps({"cache": output, **counts, "left_out": len(left_out)}))
+    return 1 if left_out else 0

@@ -32,6 +32,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
         "(N,); with --clap, also captioned recordings: a folder, AudioCaps, Clotho or a Hub id",
     )
     add("--clap", metavar="MODEL", help="embed recordings with this CLAP: folder or Hub id of a CLAP or a pipeline")
+    add("--clap-revision", metavar="NAME", help="branch, tag or commit of a CLAP on the Hub")
     add("--split", metavar="NAME", help="split of the recordings, such as test")
     add(
         "--names",

@@ -34,7 +34,8 @@ class AudioFolder(CaptionedAudioBuilder):
         require_columns(rows.column_names, ("file_name",), path)
         if rows["file_name"].type != pa.string():
             raise DataError(path, f"has a column file_name of {rows['file_name'].type}", "Name the files in text")
-        clips = gather_captions(rows["file_name"], caption_column(rows, path), lambda k: f"{path}, row {k + 1}")
+        captions = caption_column(rows, path)
+        clips = gather_captions(rows["file_name"], captions, lambda k: f"{path}, row {k + 1}", self.left_out(split))
         return with_paths(clips, self.config.audio or os.path.dirname(path))
 
 

@@ -41,7 +41,7 @@ class AudioCaps(CaptionedAudioBuilder):
         rows = read_csv(path)
         require_columns(rows.column_names, COLUMNS, path)
         names = pc.binary_join_element_wise(rows["youtube_id"], rows["start_time"], "_")
-        clips = gather_captions(names, rows["caption"], lambda k: f"{path}, row {k + 1}")
+        clips = gather_captions(names, rows["caption"], lambda k: f"{path}, row {k + 1}", self.left_out(split))
         given = self.config.audio
         recordings = find_recordings(given or os.path.dirname(path))
         paths = _match(rows, names, clips, recordings)

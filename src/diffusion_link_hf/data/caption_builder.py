@@ -78,6 +78,7 @@ class CaptionedAudioBuilder(datasets.ArrowBasedBuilder):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._clips: dict[str, pa.Table] = {}
+        self._left_out: dict[str, list[dict[str, str]]] = {}
 
     @staticmethod
     @abstractmethod
@@ -107,6 +108,10 @@ class CaptionedAudioBuilder(datasets.ArrowBasedBuilder):
     @property
     def splits(self) -> list[str]:
         return list(self.files)
+
+    def left_out(self, split: str) -> list[dict[str, str]]:
+        """{"audio": name, "reason": text} of the empty captions of a split, once `clips` has read it."""
+        return self._left_out.setdefault(split, [])
 
     def shard_clips(self, split: str, clips: pa.Table) -> dict[str, Any]:
         """Arguments of `_generate_tables`: lists are of one length, with an entry for each shard.

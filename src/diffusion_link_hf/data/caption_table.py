@@ -94,7 +94,11 @@ def caption_column(rows: pa.Table, where: object) -> pa.ChunkedArray:
 
 
 def gather_captions(
-    names: pa.ChunkedArray, captions: pa.ChunkedArray, where: Callable[[int], str], repeated: bool = True
+    names: pa.ChunkedArray,
+    captions: pa.ChunkedArray,
+    where: Callable[[int], str],
+    left_out: list[dict[str, str]],
+    repeated: bool = True,
 ) -> pa.Table:
     """One row per recording, in the order of their first rows.
 
@@ -102,14 +106,15 @@ def gather_captions(
         names: (R,) text, the recording of each row.
         captions: (R,) text, or lists of text.
         where: how errors call a row, given its index.
+        left_out: gets {"audio": name, "reason": text} for every caption that is empty, and every row without one.
         repeated: whether rows of one name are that recording's several captions; never so for lists.
 
     Returns:
         (N,) rows: ``name``, ``captions`` (stripped, at least one, repeated ones kept) and ``row``, the index of the
-        first row.
+        first row with a caption. A recording without any is not among them.
 
     Raises:
-        DataError: no rows; a row without a name, without a caption or with an empty one; or a name given twice.
+        DataError: no rows, or none with a caption; a row without a name; or a name given twice.
     """
     names, captions = names.combine_chunks(), captions.combine_chunks()
     if not len(names):
@@ -121,16 +126,16 @@ def gather_captions(
     owner = pc.list_parent_indices(captions) if is_list else pa.array(np.arange(len(names)))
     texts = pc.utf8_trim_whitespace(pc.list_flatten(captions) if is_list else captions)
     empty = pc.fill_null(pc.equal(texts, ""), True)
-
-    def uncaptioned(k: int) -> DataError:
-        return DataError(where(k), f"has no caption for {names[k]}, or an empty one", "Caption it, or leave it out")
-
-    _refuse(empty, lambda k: uncaptioned(owner[k].as_py()))
+    rows = owner.filter(empty).to_pylist()
     if is_list:
-        _refuse(pc.fill_null(pc.equal(pc.list_value_length(captions), 0), True), uncaptioned)
+        rows += pc.indices_nonzero(pc.fill_null(pc.equal(pc.list_value_length(captions), 0), True)).to_pylist()
+    for k in sorted(rows):
+        left_out.append({"audio": names[k].as_py(), "reason": f"{where(k)}: has an empty caption for {names[k]}"})
     if is_list or not repeated:
         _refuse_repeated(names, where)
-    flat = pa.table({"name": names.take(owner), "caption": texts, "row": owner})
+    flat = pa.table({"name": names.take(owner), "caption": texts, "row": owner}).filter(pc.invert(empty))
+    if not len(flat):
+        raise DataError(where(0), "there is no caption in this row, or in any other", "Caption the recordings")
     gathered = flat.group_by("name", use_threads=False).aggregate([("caption", "list"), ("row", "min")])
     gathered = gathered.select(["name", "caption_list", "row_min"]).rename_columns(["name", "captions", "row"])
     return gathered.sort_by("row")

@@ -1,7 +1,7 @@
 """Captioned recordings from anywhere, one after the other: own folders, AudioCaps, Clotho, Parquet on the Hub."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,14 +75,24 @@ class CaptionedAudioData:
         split: its split.
         fingerprint: hash of the names, captions and sizes of the recordings, or of the commit of a Hub repository for
             the latter. Shards have the whole's.
+        left_out: {"audio": name, "reason": text} of its empty captions, which no recording has.
         dataset: the rows as a `datasets.IterableDataset` (`caption_builder.FEATURES`), with its ``state_dict``.
     """
 
-    def __init__(self, dataset: "IterableDataset", name: str, split: str, fingerprint: str, is_shard: bool = False):
+    def __init__(
+        self,
+        dataset: "IterableDataset",
+        name: str,
+        split: str,
+        fingerprint: str,
+        left_out: Sequence[dict[str, str]] = (),
+        is_shard: bool = False,
+    ):
         self.dataset = dataset
         self.name = name
         self.split = split
         self.fingerprint = fingerprint
+        self.left_out = list(left_out)
         self._is_shard = is_shard
 
     def __iter__(self) -> Iterator[CaptionedAudio]:
@@ -111,7 +121,7 @@ class CaptionedAudioData:
             from datasets.distributed import split_dataset_by_node
 
             part = split_dataset_by_node(self.dataset, rank=index, world_size=count)
-        return CaptionedAudioData(part, self.name, self.split, self.fingerprint, is_shard=True)
+        return CaptionedAudioData(part, self.name, self.split, self.fingerprint, self.left_out, is_shard=True)
 
 
 def open_data(
@@ -143,7 +153,8 @@ def open_data(
         config: configuration of a Parquet repository that has several.
 
     Raises:
-        DataError: not such data, a split or column that is missing, an empty caption, a name given twice.
+        DataError: not such data, a split or column that is missing, no caption at all, a name given twice. An empty
+            caption is left out, and listed in `CaptionedAudioData.left_out`.
         HubAccessError: the repository cannot be reached; the client's error is chained.
         InputError: an argument that does not go with the kind of data, or a limit below 1.
     """
@@ -173,7 +184,8 @@ def _open(
 
     split = choose_split(list(files), split, name)
     builder = kind(data_files=name_files({split: files[split]}), **config)
-    return CaptionedAudioData(builder.as_streaming_dataset(split), name, split, builder.fingerprint(split))
+    rows, fingerprint = builder.as_streaming_dataset(split), builder.fingerprint(split)
+    return CaptionedAudioData(rows, name, split, fingerprint, builder.left_out(split))
 
 
 def _local_files(place: str, config: str | None) -> tuple[type["CaptionedAudioBuilder"], dict[str, list[str]]]:

@@ -61,10 +61,10 @@ class CaptionedParquet(CaptionedAudioBuilder):
 
         rows = pa.concat_tables(tables)
         if "name" in rows.column_names:
-            return _locate(gather_captions(rows["name"], rows["captions"], where), groups)
+            return _locate(gather_captions(rows["name"], rows["captions"], where, self.left_out(split)), groups)
         places = [path or where(k) for k, path in enumerate(rows["path"].to_pylist())]
         names = pa.chunked_array([pa.array(places, pa.string())])
-        clips = gather_captions(names, rows["captions"], where, repeated=False)
+        clips = gather_captions(names, rows["captions"], where, self.left_out(split), repeated=False)
         return _locate(clips, groups)
 
     def shard_clips(self, split: str, clips: pa.Table) -> dict[str, Any]:

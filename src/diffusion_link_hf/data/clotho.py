@@ -29,7 +29,7 @@ class Clotho(CaptionedAudioBuilder):
         rows = read_csv(path)
         require_columns(rows.column_names, ("file_name", "caption_1"), path)
         captions = caption_column(rows, path)
-        clips = gather_captions(rows["file_name"], captions, lambda k: f"{path}, row {k + 1}")
+        clips = gather_captions(rows["file_name"], captions, lambda k: f"{path}, row {k + 1}", self.left_out(split))
         return with_paths(clips, self._recordings(split, path))
 
     def _recordings(self, split: str, path: str) -> str:

@@ -3,7 +3,7 @@
 import os
 
 from ..errors import DataError, HubAccessError
-from ..loading import hub_errors
+from ..hub_access import hub_errors
 from .captioned_parquet import HUB, reading
 
 

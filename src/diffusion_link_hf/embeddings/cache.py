@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 
 from ..errors import DataError
 from .shards import (
@@ -19,6 +20,17 @@ from .shards import (
     write_manifest,
     write_shard,
 )
+
+logger = logging.get_logger(__name__)
+
+# LAION's; beside them, hop length and mel scale were always part of the fingerprint.
+_DEFAULT_FRONT_END = {
+    "sampling_rate": 48_000,
+    "n_fft": 1024,
+    "num_mel_bins": 64,
+    "frequency_min": 50.0,
+    "frequency_max": 14_000.0,
+}
 
 
 @dataclass
@@ -183,15 +195,53 @@ class EmbeddingCache:
         return cache
 
 
+def front_end_settings(clap) -> dict[str, Any]:
+    """The front end of a `ClapEncoder`, as a cache's manifest tells of it."""
+    names = ("sampling_rate", "n_fft", "hop_length", "num_mel_bins", "frequency_min", "frequency_max", "mel_scale")
+    return {name: getattr(clap.front_end, name, None) for name in names}  # a front end of another kind lacks some
+
+
+def check_made_by(manifest: dict[str, Any], clap, cache: object, name: object) -> str:
+    """The fingerprint of a `ClapEncoder`, once it is known to be the one that a cache's manifest names, if any.
+
+    Args:
+        cache, name: how the error calls the cache and the CLAP.
+
+    Raises:
+        DataError: another CLAP, or the same weights behind another front end.
+    """
+    made_by, found = manifest.get("clap"), clap_fingerprint(clap)
+    if made_by is not None and made_by != found:
+        raise DataError(cache, f"was made by CLAP {made_by}, not by {found}", f"Embed the data with {name}")
+    if made_by is not None and "front_end" not in manifest:
+        logger.warning(
+            "%s was made before caches noted mel range, n_fft and bands: it is taken to be of %s. Embed the data again "
+            "if the preprocessor_config.json of its CLAP said otherwise",
+            cache,
+            _DEFAULT_FRONT_END,
+        )
+    return found
+
+
 def clap_fingerprint(clap) -> str:
     """Hash of a `ClapEncoder`'s weights and front end: what a cache's embeddings depend on."""
     from ..models.log_mel import FRONT_END_VERSION
 
-    digest = hashlib.sha256(f"{FRONT_END_VERSION} {clap.front_end.mel_scale} {clap.front_end.hop_length}".encode())
+    settings = front_end_settings(clap)
+    text = f"{FRONT_END_VERSION} {settings.pop('mel_scale')} {settings.pop('hop_length')}"
+    # Left out where they are LAION's, so that caches from before they were looked at keep their fingerprint.
+    if settings != _DEFAULT_FRONT_END:
+        text += f" {sorted(settings.items())}"
+    digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(clap.model.state_dict().items()):
         # Float16 first: a CLAP that was stored in 16 bits stays the same encoder when it is loaded in 32.
         digest.update(name.encode() + (tensor.half() if tensor.is_floating_point() else tensor).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def about_clap(clap) -> dict[str, Any]:
+    """What a cache's manifest tells of its CLAP beside the fingerprint."""
+    return {"clap_source": clap.source and clap.source.as_json(), "front_end": front_end_settings(clap)}
 
 
 def embed_captions(
@@ -200,5 +250,5 @@ def embed_captions(
     """A cache from embedded audio (N, D) and each recording's captions."""
     flat = [caption for own in captions for caption in own]
     owners = torch.tensor([i for i, own in enumerate(captions) for _ in own], dtype=torch.long)
-    manifest = {"clap": clap_fingerprint(clap), "clap_source": clap.source and clap.source.as_json(), **manifest}
+    manifest = {"clap": clap_fingerprint(clap), **about_clap(clap), **manifest}
     return EmbeddingCache(audio.float().cpu(), clap.encode_text(flat).cpu(), owners, flat, list(audio_names), manifest)

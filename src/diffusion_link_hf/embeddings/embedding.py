@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
+from diffusers.utils import logging
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ from ..files import make_writable
 from ..models.clap import ClapEncoder
 from ..models.log_mel import FRONT_END_VERSION
 from ..tensors import check_device
-from .cache import clap_fingerprint
+from .cache import about_clap, clap_fingerprint
 from .shards import (
     LOCK,
     MANIFEST,
@@ -35,7 +36,19 @@ from .shards import (
     write_shard,
 )
 
+logger = logging.get_logger(__name__)
+
 DEFAULT_CLAP = "laion/larger_clap_general"
+UNLIKE_TEXTS = (
+    "A dog barks",
+    "Rain falls on a roof",
+    "A man gives a speech",
+    "A motorcycle engine idles",
+    "A piano plays a slow melody",
+    "Glass shatters on the floor",
+)
+# Above it, texts are taken to have collapsed: larger_clap_music has 0.9993, larger_clap_general 0.29 (mteb issue 5069).
+COLLAPSED = 0.98
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,8 @@ def embed(
         progress: whether to show a progress bar.
 
     Returns:
-        The cache's manifest: ``recordings`` and ``captions`` (numbers), ``failures`` ({"audio", "reason"} each),
+        The cache's manifest: ``recordings`` and ``captions`` (numbers), ``failures`` ({"audio", "reason"} each), the
+        same of empty captions as ``captions_left_out``,
         ``embedding_dim``, what made the cache, and its shards. None where other processes are still at work; the last
         of them gets it.
 
@@ -189,6 +203,7 @@ def embed_data(
     identity = cache_identity(data, clap, options, count)
     if (finished := _finished(folder, identity)) is not None:
         return finished
+    warn_of_collapse(clap)
     done = complete_shards(folder, identity)
     mine = range(options.process_index, count, options.num_processes)
     missing = [shard for shard in mine if shard not in done]
@@ -206,7 +221,7 @@ def embed_data(
     for shard in missing:  # there was no recording in them
         write_shard(folder, shard, embed_shard([], clap, options.batch_size), identity)
     return _finish(
-        folder, count, identity, {**identity, "clap_source": clap.source and clap.source.as_json()}, data.name
+        folder, count, identity, {**identity, **about_clap(clap), "captions_left_out": data.left_out}, data.name
     )
 
 
@@ -236,6 +251,26 @@ def count_shards(data: CaptionedAudioData, shard_size: int) -> int:
         return 1
     first = sum(1 for _ in data.shard(0, own))
     return min(own, max(1, math.ceil(own * first / shard_size)))
+
+
+def text_spread(clap: ClapEncoder) -> float:
+    """Mean cosine between the embeddings of sentences about different sounds: some 0.2 to 0.5, or 1 if it collapsed."""
+    embeds = clap.encode_text(UNLIKE_TEXTS)
+    cosines = embeds @ embeds.T
+    count = len(embeds)
+    return float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+
+
+def warn_of_collapse(clap: ClapEncoder) -> None:
+    """Warns of a text tower that maps unlike texts to one place, as that of ``laion/larger_clap_music`` does."""
+    cosine = text_spread(clap)
+    if cosine > COLLAPSED:
+        logger.warning(
+            "The texts of this CLAP (%s) hardly differ: sentences about different sounds have a mean cosine of %.4f. "
+            "Its text tower seems to be collapsed, and nothing can be learned from such embeddings. Use another CLAP",
+            clap.source.id if clap.source else "of a folder",
+            cosine,
+        )
 
 
 class ShardedClips:

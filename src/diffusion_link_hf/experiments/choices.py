@@ -35,6 +35,7 @@ class DataChoice:
         reverse: whether to bridge target → source.
         clap: folder or Hub id of the CLAP, or of a pipeline that has one, which embeds recordings.
         split: name of the split of such recordings, such as "test".
+        clap_revision: branch, tag or commit of a CLAP on the Hub.
 
     Raises:
         InputError: ``held_out`` is out of range, or ``limit`` is not positive.
@@ -48,6 +49,7 @@ class DataChoice:
     reverse: bool = False
     clap: str | None = None
     split: str | None = None
+    clap_revision: str | None = None
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:

@@ -107,6 +107,8 @@ def embedded(
         if choice.clap is not None or choice.split is not None:
             raise InputError("clap or split", f"is given, but {data_name(data)} holds embeddings", "Leave it out")
         return EmbeddingPairs.from_cache(data) if isinstance(data, EmbeddingCache) else data
+    if choice.clap is None and choice.clap_revision is not None:
+        raise InputError("clap_revision", f"is {choice.clap_revision!r}, but no CLAP is named", "Give clap as well")
     clap = choice.clap or default_clap
     if clap is None and not Path(data).exists():
         raise DataError(data, "no such file or folder", "Check the path. A data set on the Hub also needs --clap")
@@ -123,7 +125,8 @@ def embedded(
 
     recordings = open_data(data, split=choice.split)
     cache = Path(output) / "embeddings" / f"{Path(data).name}-{recordings.split}"
-    embed_data(recordings, ClapEncoder.from_pretrained(clap), cache, progress=show_bar(progress))
+    encoder = ClapEncoder.from_pretrained(clap, choice.clap_revision)
+    embed_data(recordings, encoder, cache, progress=show_bar(progress))
     return cache
 
 

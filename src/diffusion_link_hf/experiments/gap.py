@@ -57,6 +57,7 @@ def gap(
     reverse: bool = False,
     names: tuple[str, str] = AUDIO_TO_TEXT,
     clap: str | None = None,
+    clap_revision: str | None = None,
     split: str | None = None,
     resamples: int = 1000,
     kl_components: int = 32,
@@ -92,6 +93,7 @@ def gap(
         names: what source and target are called in the report. Only a report from audio to text shows the paper's
             figures beside the measured ones.
         clap: folder or Hub id of the CLAP, or of a pipeline, that embeds recordings.
+        clap_revision: branch, tag or commit of a CLAP on the Hub.
         split: of the recordings, such as "test".
         resamples: of the bootstrap over recordings.
         kl_components: principal axes of the real target in which the KL divergence is taken.
@@ -124,7 +126,7 @@ def gap(
         True
     """
     settings = GapSettings(resamples=resamples, seed=split_seed, kl_components=kl_components, geometry=geometry)
-    choice = DataChoice(embeddings, held_out, test, split_seed, limit, reverse, clap, split)
+    choice = DataChoice(embeddings, held_out, test, split_seed, limit, reverse, clap, split, clap_revision)
     budget = Budget(steps, batch_size, learning_rate)
     sides = _sides(names, reverse)
     experiment = _experiment(variants)

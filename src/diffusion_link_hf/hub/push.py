@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import HubAccessError, InputError
-from ..loading import LoadPath, hub_errors
+from ..hub_access import LoadPath, hub_errors
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .card import PipelineCard

@@ -86,7 +86,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool) -> nn.Mo
     expected = set(get_peft_model_state_dict(peft, save_embedding_layers=False))
     check_loading_info(weights, {"missing_keys": expected - stored, "unexpected_keys": stored - expected})
     for parameter in peft.parameters():  # not `peft.to`: it would round the float32 table of rotary frequencies as well
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point():  # quantized weights are bytes
+            parameter.data = parameter.data.to(dtype)
     return peft
 
 

@@ -1,18 +1,18 @@
 """The frozen CLAP: windows of audio, or captions, to unit embeddings in one space."""
 
 import json
-import numbers
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
+from transformers import ClapConfig, ClapModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from ..audio import SAMPLING_RATE, WINDOW_SAMPLES
+from ..audio import WINDOW_SAMPLES
 from ..errors import InputError, ModelFolderError
 from ..loading import (
     BaseReference,
@@ -25,9 +25,13 @@ from ..loading import (
     locate,
     read_json,
     refuse_pickles,
+    safetensors_folder,
     save_tokenizer,
 )
+from ..loading_options import LoadingOptions, as_dtype, refuse_unknown
+from ..pickled_weights import PICKLED_WEIGHTS
 from ..tensors import cast_floats, dense_floats
+from .front_end_files import read_front_end, write_front_end
 from .log_mel import ClapLogMel
 
 REFERENCE_FILE = "reference.json"
@@ -180,7 +184,7 @@ class ClapEncoder(nn.Module):
         return torch.cat(parts)
 
     def save_pretrained(
-        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
+        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | str | None = None
     ) -> None:
         """Write configuration, front end, tokenizer, and the weights or a reference to them.
 
@@ -192,7 +196,7 @@ class ClapEncoder(nn.Module):
         Raises:
             InputError: ``include_base=False`` without a source.
         """
-        folder = Path(save_directory)
+        folder, dtype = Path(save_directory), as_dtype(dtype)
         include_base = includes_base(include_base, self.source)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / REFERENCE_FILE).unlink(missing_ok=True)  # a stale one would be followed instead of the weights
@@ -201,16 +205,7 @@ class ClapEncoder(nn.Module):
         else:
             self.model.config.save_pretrained(folder)
             (folder / REFERENCE_FILE).write_text(json.dumps(self.source.as_json(), indent=2) + "\n", encoding="utf-8")
-        front = self.front_end
-        ClapFeatureExtractor(
-            feature_size=front.num_mel_bins,
-            sampling_rate=front.sampling_rate,
-            hop_length=front.hop_length,
-            fft_window_size=front.n_fft,
-            frequency_min=front.frequency_min,
-            frequency_max=front.frequency_max,
-            truncation="fusion" if front.mel_scale == "htk" else "rand_trunc",
-        ).save_pretrained(folder)
+        write_front_end(self.front_end, folder)
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
         drop_local_names(folder / "config.json")
@@ -223,29 +218,39 @@ class ClapEncoder(nn.Module):
         token: str | bool | None = None,
         cache_dir: LoadPath | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> "ClapEncoder":
         """Load any CLAP of transformers' format: a folder, a Hub id, or a folder that references one.
 
-        Of the folder of a pipeline, and of "tiny", it is the one inside.
+        Of the folder of a pipeline, and of "tiny", it is the one inside. Where there are no safetensors, as in LAION's
+        repositories, ``pytorch_model.bin`` is converted once into the user's cache.
 
         Args:
-            dtype: of the loaded weights, float32 by default whatever the file holds.
+            revision: branch, tag or commit of a Hub id.
+            options: ``dtype`` (float32 by default, whatever the file holds), ``device_map`` (a device), ``variant``
+                and the others of `LoadingOptions` but for quantization.
 
         Raises:
-            ModelFolderError, HubAccessError: see `loading`; also a front end of another sampling rate than 48 kHz,
-                and a tokenizer larger than the model's vocabulary.
-            InputError: a revision of a local folder.
+            ModelFolderError, HubAccessError: see `loading`; also a front end that the audio part cannot follow, such as
+                one of another sampling rate than 48 kHz, and a tokenizer larger than the model's vocabulary.
+            InputError: a revision of a local folder, or an option that cannot be used.
         """
-        folder, source = locate(
-            name_or_path, "clap", revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        how = LoadingOptions.take(options, "quantization_config")
+        refuse_unknown("ClapEncoder.from_pretrained", options)
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        folder, source = locate(name_or_path, "clap", revision, **hub)
         if source is None:
-            refuse_pickles(folder)
+            refuse_pickles(folder, PICKLED_WEIGHTS)
+        config = _read_config(folder)
+        front_end = read_front_end(folder, config)
         model = load_strict(
-            ClapModel.from_pretrained, folder, dtype, source.id if source else folder, local_files_only=True
+            ClapModel.from_pretrained,
+            safetensors_folder(folder, source, **hub),
+            config=config,
+            local_files_only=True,
+            **how.for_model(),
         )
-        tokenizer, front_end = _tokenizer_and_front_end(folder)
+        tokenizer = _read_tokenizer(folder)
         if tokenizer is not None:
             check_vocabulary(tokenizer, model.config.text_config.vocab_size, folder)
         return cls(model, tokenizer, front_end, source)
@@ -254,11 +259,11 @@ class ClapEncoder(nn.Module):
     def from_config(cls, folder: LoadPath, **overrides) -> "ClapEncoder":
         """The architecture of ``folder/config.json`` with random weights; ``overrides`` change its audio config."""
         folder = Path(folder)
-        config = ClapConfig.from_dict(read_json(folder / "config.json"))
+        config = _read_config(folder)
         for name, value in overrides.items():
             setattr(config.audio_config, name, value)
-        tokenizer, front_end = _tokenizer_and_front_end(folder)
-        return cls(ClapModel(config), tokenizer, front_end, BaseReference.read(folder))
+        front_end = read_front_end(folder, config)
+        return cls(ClapModel(config), _read_tokenizer(folder), front_end, BaseReference.read(folder))
 
 
 def _check_waveforms(waveforms: torch.Tensor) -> None:
@@ -274,32 +279,15 @@ def _check_waveforms(waveforms: torch.Tensor) -> None:
         raise InputError("waveforms", f"row {int(bad.nonzero()[0])} holds NaN or infinity", "Leave those rows out")
 
 
-def _read_front_end(folder: Path) -> ClapLogMel:
-    """The log-mel of ``preprocessor_config.json``, whose values would otherwise fail, or mislead, only at first use."""
-    path = folder / "preprocessor_config.json"
+def _read_config(folder: Path) -> ClapConfig:
+    path = folder / "config.json"
     values = read_json(path)
     try:
-        extractor = ClapFeatureExtractor.from_dict(values)
-        for name in ("sampling_rate", "fft_window_size", "hop_length", "feature_size"):
-            value = getattr(extractor, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}")
-        for name in ("frequency_min", "frequency_max"):
-            if not isinstance(getattr(extractor, name), numbers.Real):
-                raise ValueError(f"{name} is {getattr(extractor, name)!r}")
-        if extractor.truncation not in ("fusion", "rand_trunc"):
-            raise ValueError(f"truncation is {extractor.truncation!r}")
-        front_end = ClapLogMel.from_feature_extractor(extractor)
-    except Exception as error:
-        raise ModelFolderError(path, f"describes no front end ({error})", "See ClapFeatureExtractor") from error
-    if front_end.sampling_rate != SAMPLING_RATE:
-        raise ModelFolderError(
-            path, f"says {front_end.sampling_rate} Hz", f"Recordings are read at {SAMPLING_RATE} Hz: use such a CLAP"
-        )
-    return front_end
+        return ClapConfig.from_dict(values)
+    except Exception as error:  # whatever the values make it stumble over
+        raise ModelFolderError(path, f"describes no CLAP ({error})", "See transformers.ClapConfig") from error
 
 
-def _tokenizer_and_front_end(folder: Path) -> tuple[PreTrainedTokenizerBase | None, ClapLogMel]:
-    front_end = _read_front_end(folder)
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     has_tokenizer = (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
-    return load_tokenizer(folder) if has_tokenizer else None, front_end
+    return load_tokenizer(folder) if has_tokenizer else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.utils.accelerate_utils import apply_forward_hook
@@ -13,13 +14,13 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ..errors import InputError, ModelFolderError
 from ..loading import (
     LoadPath,
-    check_dtype,
     check_finite,
     check_vocabulary,
     load_tokenizer,
     read_json,
     refuse_pickles,
 )
+from ..loading_options import LoadingOptions, refuse_unknown
 from .adapters import ADAPTER_FILE, load_adapter, plain_state
 from .decoder_folder import BASE_FOLDER, Reference, fetch_base, read_decoder_config, write_decoder
 from .generation_options import (
@@ -121,7 +122,7 @@ class CaptionDecoder(nn.Module):
                 "prefix", f"has shape {tuple(prefix.shape)}", f"This decoder takes (B, m, {self.hidden_size})"
             )
         head = self.base_model.get_input_embeddings()(self._instruction_ids())
-        return torch.cat([head.expand(len(prefix), -1, -1), prefix.to(head.dtype)], dim=1)
+        return torch.cat([head.expand(len(prefix), -1, -1), prefix.to(head)], dim=1)
 
     def check_length(self, prefix_tokens: int, caption_tokens: int, name: str = "max_new_tokens") -> None:
         """Raises InputError, naming ``name``, if so long a caption has no positions behind instruction and prefix."""
@@ -240,7 +241,7 @@ class CaptionDecoder(nn.Module):
         return make_generation_config(self._checked_tokenizer(), counts, do_sample, options)
 
     def save_pretrained(
-        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
+        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | str | None = None
     ) -> None:
         """Write adapter, tokenizer and ``decoder_config.json``; the base model as weights or as a reference.
 
@@ -269,8 +270,8 @@ class CaptionDecoder(nn.Module):
         token: str | bool | None = None,
         cache_dir: LoadPath | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype | None = None,
         trainable: bool = False,
+        **options: Any,
     ) -> "CaptionDecoder":
         """Load a decoder folder, strictly: the base model, then the adapter.
 
@@ -278,22 +279,25 @@ class CaptionDecoder(nn.Module):
         its pinned checksum.
 
         Args:
-            dtype: of the loaded weights, float32 by default.
             trainable: whether the adapter's weights take gradients.
+            options: ``dtype`` (float32 by default), ``device_map``, ``quantization_config`` and the others of
+                `LoadingOptions`, of the base model.
 
         Raises:
             ModelFolderError: something missing, additional, misshapen, not finite, or pickled; a base outside of the
                 folder, or of a package that is not installed; a tokenizer larger than the model's vocabulary.
             HubAccessError: the base cannot be had; for a gated one the message says what to accept and where.
+            InputError: an option that cannot be used.
         """
-        check_dtype(dtype)
+        how = LoadingOptions.take(options)
+        refuse_unknown("CaptionDecoder.from_pretrained", options)
         folder = Path(name_or_path)
         if not folder.is_dir():
             raise ModelFolderError(folder, "no such folder", "The component is missing: save or download it again")
         refuse_pickles(folder)
         instruction, base = read_decoder_config(folder)
         base, source = fetch_base(base, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-        model, tokenizer = load_causal_lm(base, dtype), load_tokenizer(folder)
+        model, tokenizer = load_causal_lm(base, **how.for_model()), load_tokenizer(folder)
         check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
         model = load_adapter(model, folder, trainable)
         check_finite(model, folder)

@@ -11,26 +11,26 @@ from ..errors import InputError, ModelFolderError
 from ..loading import (
     WEIGHTS_AND_TEXT,
     BaseReference,
-    check_dtype,
     drop_local_names,
     includes_base,
     read_json,
     save_tokenizer,
 )
+from ..loading_options import as_dtype
 from ..tensors import cast_floats
 from .adapters import check_one_adapter, remove_adapter, save_adapter
 from .packaged import DECODER_CONFIG as CONFIG_FILE
-from .packaged import PackagedReference
+from .packaged import PackagedReference, read_reference
 
 BASE_FOLDER = "base"
 Reference = BaseReference | PackagedReference
 
 
 def write_decoder(
-    decoder: nn.Module, folder: Path, include_base: bool | None = None, dtype: torch.dtype | None = None
+    decoder: nn.Module, folder: Path, include_base: bool | None = None, dtype: torch.dtype | str | None = None
 ) -> None:
     """What `CaptionDecoder.save_pretrained` does, whose arguments it takes."""
-    check_dtype(dtype)
+    dtype = as_dtype(dtype)
     if decoder.has_adapter:
         check_one_adapter(decoder.model)
     include_base = includes_base(include_base, decoder.source)
@@ -39,6 +39,12 @@ def write_decoder(
             "include_base",
             "is False, but this decoder has no adapter",
             "Its own weights would be lost: use include_base=True",
+        )
+    if include_base and getattr(decoder.base_model, "hf_quantizer", None) is not None:
+        raise InputError(
+            "include_base",
+            f"is {include_base}, but the base model is quantized",
+            "Load it without quantization_config, or from the Hub and save with include_base=False",
         )
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / BASE_FOLDER
@@ -70,9 +76,7 @@ def read_decoder_config(folder: Path) -> tuple[str | None, Path | Reference]:
     instruction, base = config.get("instruction"), config.get("base")
     if instruction is not None and not isinstance(instruction, str):
         raise ModelFolderError(item, f"has instruction = {instruction!r}", "It is a string or null")
-    if reference := BaseReference.read(folder):
-        return instruction, reference
-    if reference := PackagedReference.read(folder):
+    if reference := read_reference(folder):
         return instruction, reference
     if not isinstance(base, dict) or not isinstance(base.get("path"), str):
         raise ModelFolderError(

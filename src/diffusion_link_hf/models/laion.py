@@ -1,7 +1,6 @@
 """Converts LAION's published CLAP checkpoints (``.pt``) to the folder of safetensors that `ClapEncoder` reads."""
 
 import math
-import pickle
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from transformers import ClapConfig, ClapModel
 from ..errors import InputError, ModelFolderError, listed
 from ..files import whole_folder
 from ..loading import LoadPath, check_vocabulary, load_tokenizer, resolve_folder
+from ..pickled_weights import read_tensors
 from .clap import ClapEncoder
 
 DEFAULT_TOKENIZER = "FacebookAI/roberta-base"
@@ -129,19 +129,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "no such file"
         raise InputError(path, problem, "Name a .pt file of LAION-CLAP")
-    try:
-        with torch.serialization.safe_globals(_NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message goes on to say how to run the code
-        raise ModelFolderError(
-            path, "is no checkpoint of tensors, or would run code of its own", "Use a checkpoint that LAION published"
-        ) from error
-    except Exception as error:  # torch raises whatever the bytes make it stumble over
-        problem = f"is no checkpoint, or a damaged one ({type(error).__name__})"
-        raise ModelFolderError(path, problem, "Use a checkpoint that LAION published") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelFolderError(path, "holds no state_dict of tensors", "Use a checkpoint that LAION published")
+    state = read_tensors(path, "Use a checkpoint that LAION published", _NUMBERS)
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
@@ -246,5 +234,7 @@ def _split_qkv(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def _tokenizer(name: LoadPath, token, cache_dir, local_files_only):
     patterns = ["config.json", "tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
-    folder = resolve_folder(name, None, token, cache_dir, local_files_only, patterns)
+    folder = resolve_folder(
+        name, token=token, cache_dir=cache_dir, local_files_only=local_files_only, allow_patterns=patterns
+    )
     return load_tokenizer(folder, "Name a folder or Hub id of RoBERTa's tokenizer")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFolderError
-from ..loading import read_json
+from ..loading import BaseReference, read_json
 from .gguf import dequantized, file_sha256
 
 DECODER_CONFIG = "decoder_config.json"  # of a decoder's folder: its field ``base`` is a reference
@@ -77,17 +77,6 @@ class PackagedReference:
             )
         return cls(name, sha256)
 
-    @classmethod
-    def read(cls, folder: Path) -> "PackagedReference | None":
-        """That of a decoder's folder, or None where it names no packaged model.
-
-        Raises:
-            ModelFolderError: see `from_json`.
-        """
-        item = folder / DECODER_CONFIG
-        base = read_json(item).get("base") if item.is_file() else None
-        return cls.from_json(base, item) if isinstance(base, dict) and "package" in base else None
-
     @property
     def id(self) -> str:
         """Of the model on the Hub, which the file was made of."""
@@ -109,6 +98,19 @@ class PackagedReference:
             ModelFolderError: the package is not installed, or carries another file than the one that was trained on.
         """
         return dequantized(_installed(self.name), self.sha256)
+
+
+def read_reference(folder: Path) -> BaseReference | PackagedReference | None:
+    """What a component's folder names as its base model, or None where it holds the weights itself.
+
+    Raises:
+        ModelFolderError: its file is damaged, or names neither a repository nor a packaged model.
+    """
+    if reference := BaseReference.read(folder):
+        return reference
+    item = folder / DECODER_CONFIG
+    base = read_json(item).get("base") if item.is_file() else None
+    return PackagedReference.from_json(base, item) if isinstance(base, dict) and "package" in base else None
 
 
 def _installed(name: str) -> Path:

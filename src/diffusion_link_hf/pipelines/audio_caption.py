@@ -51,6 +51,7 @@ class AudioCaptionPipeline(FolderPipeline):
     model_cpu_offload_seq = "clap->link->projector->decoder"
     _optional_components: ClassVar[list[str]] = ["link", "scheduler"]
     _hub_components = ("clap", "decoder")
+    _large_component = "decoder"
 
     def __init__(
         self,
@@ -150,6 +151,8 @@ class AudioCaptionPipeline(FolderPipeline):
         if twice:
             raise InputError("generation_kwargs", f"has {', '.join(twice)}", "Pass that as an argument of its own")
         self.decoder.generation_config(**generation, **more)
+        prefix_tokens = self.projector.config.num_prefix_tokens
+        self.decoder.check_length(prefix_tokens, generation.get("max_new_tokens", 1))
         # The link itself knows what it takes, and an empty batch costs it nothing.
         self.bridge(torch.empty(0, self.clap.embedding_dim), **(bridging or {}))
 

@@ -15,13 +15,14 @@ from ..loading import (
     INDEX,
     PACKAGE,
     LoadPath,
-    check_dtype,
     check_finite,
     current_name,
+    includes_base,
     read_json,
     refuse_pickles,
     resolve_folder,
 )
+from ..loading_options import STRATEGIES, LoadingOptions, as_dtype, has_variant
 
 
 def public_name(component: Any) -> list[str | None]:
@@ -46,6 +47,8 @@ class FolderPipeline(DiffusionPipeline):
 
     # Components whose own from_pretrained takes Hub options besides the folder.
     _hub_components: ClassVar[tuple[str, ...]] = ()
+    # The one that is quantized, and that a strategy of ``device_map`` spreads over devices.
+    _large_component: ClassVar[str | None] = None
     # Other pipelines whose folders hold all that this one needs.
     _also_reads: ClassVar[tuple[str, ...]] = ()
 
@@ -83,7 +86,10 @@ class FolderPipeline(DiffusionPipeline):
         token: str | bool | None = None,
         cache_dir: LoadPath | None = None,
         local_files_only: bool = False,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: str | int | torch.device | None = None,
+        quantization_config: Any = None,
+        variant: str | None = None,
         **components,
     ):
         """Load a pipeline from a folder or from the Hub.
@@ -92,41 +98,66 @@ class FolderPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a folder, a Hub id, or "tiny", the embedded default (also when left out).
             revision, token, cache_dir, local_files_only: as everywhere on the Hub; token, cache and mode also reach
                 base models that the folder references by id and revision.
-            dtype: of the loaded weights; float32 by default, whatever the files hold.
+            dtype: of the loaded weights, such as torch.float16 or "float16"; float32 by default, whatever the files
+                hold. ``torch_dtype`` is its former name.
+            device_map: a device for everything; or "auto", "balanced", "balanced_low_0" or "sequential", which spread
+                the language model over the devices and put all else on the first.
+            quantization_config: of transformers, for the language model.
+            variant: reads ``model.fp16.safetensors`` for "fp16", and so on, in the components that have such files.
             components: ready-made ones to use instead of the folder's, by name; ``link=None`` leaves the link out.
+                ``use_safetensors`` and ``low_cpu_mem_usage`` are taken as well, as in diffusers.
 
         Raises:
             ModelFolderError: no such folder; model_index.json or a component missing or damaged; weights missing,
                 additional, misshapen, not finite or pickled; components whose widths do not fit each other.
             HubAccessError: a repository, revision or base model that cannot be had.
-            InputError: an unknown keyword, one of a wrong type, or a revision of a local folder.
+            InputError: an unknown keyword, one of a wrong type, a variant that no component has, or a revision of a
+                local folder.
         """
-        check_dtype(dtype)
+        given = {"dtype": dtype, "device_map": device_map, "quantization_config": quantization_config}
+        components |= {**given, "variant": variant}
+        how = LoadingOptions.take(components, *(() if cls._large_component else ("quantization_config",)))
+        if isinstance(how.device_map, dict):
+            raise InputError("device_map", "is a dict", f"Name a device or one of {', '.join(STRATEGIES)}")
         names = cls._component_names()
-        cls._check_given(components, "from_pretrained", "; or dtype= and Hub options")
+        cls._check_given(components, "from_pretrained", "; or dtype=, device_map= and the like, and Hub options")
+        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         folder = resolve_folder(
             pretrained_model_name_or_path,
             revision,
-            token,
-            cache_dir,
-            local_files_only,
-            [INDEX, *(f"{name}/*" for name in names)] if cls._also_reads else None,
+            allow_patterns=[INDEX, *(f"{name}/*" for name in names)] if cls._also_reads else None,
+            **hub,
         )
         index = read_json(folder / INDEX)
         if index.get("_class_name") not in (cls.__name__, *cls._also_reads):
             raise ModelFolderError(
                 folder / INDEX, f"describes a {index.get('_class_name')!r}", f"{cls.__name__} cannot read it"
             )
-        hub = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        if variant is not None and not any(has_variant(folder / name, variant) for name in names):
+            raise InputError("variant", f"is {variant!r}, but {folder} has no such files", "Leave it out: dtype= casts")
         loaded = {
             name: components[name]
             if name in components
-            else cls._load_component(folder, name, index.get(name), dtype, hub)
+            else cls._load_component(folder, name, index.get(name), how, hub)
             for name in names
         }
         pipeline = cls(**loaded)
         pipeline.check_components(folder)
+        pipeline._place(how.device)
         return pipeline
+
+    def _place(self, device: torch.device | None) -> None:
+        """Moves what was not loaded onto a device; ``hf_device_map`` says where a large component is spread."""
+        if device is None:
+            return
+        spread = {}
+        for name, component in self.components.items():
+            if name == self._large_component:
+                spread = getattr(component.base_model, "hf_device_map", None) or {}
+            elif isinstance(component, torch.nn.Module):
+                component.to(device)
+        if len(set(map(str, spread.values()))) > 1:  # diffusers then refuses `to`, which would undo it
+            self.hf_device_map = dict.fromkeys(self.components, device) | {self._large_component: spread}
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components):
@@ -160,7 +191,7 @@ class FolderPipeline(DiffusionPipeline):
                 raise InputError(name, f"is a {type(component).__name__}", f"Pass a {expected}")
 
     @classmethod
-    def _load_component(cls, folder: Path, name: str, entry: Any, dtype: torch.dtype | None, hub: dict[str, Any]):
+    def _load_component(cls, folder: Path, name: str, entry: Any, how: LoadingOptions, hub: dict[str, Any]):
         if entry is None:
             raise ModelFolderError(
                 folder / INDEX, f"has no entry for {name}", "The file is incomplete: save or download it again"
@@ -174,11 +205,16 @@ class FolderPipeline(DiffusionPipeline):
             raise ModelFolderError(
                 folder / name, "is missing, though model_index.json names it", "Save or download the folder again"
             )
-        refuse_pickles(folder / name)
+        options = {"dtype": how.dtype, "low_cpu_mem_usage": how.low_cpu_mem_usage}
+        if name == cls._large_component:
+            options |= {"device_map": how.device_map, "quantization_config": how.quantization_config}
+        if how.variant is not None and has_variant(folder / name, how.variant):
+            options["variant"] = how.variant
         if name in cls._hub_components:
-            return component_class.from_pretrained(folder / name, dtype=dtype, **hub)
+            return component_class.from_pretrained(folder / name, **options, **hub)
+        refuse_pickles(folder / name)
         if issubclass(component_class, ModelMixin):
-            return component_class.from_pretrained(folder / name, dtype=dtype).eval()
+            return component_class.from_pretrained(folder / name, **options).eval()
         try:
             return component_class.from_pretrained(folder / name)
         except Exception as error:
@@ -213,7 +249,7 @@ class FolderPipeline(DiffusionPipeline):
         self,
         save_directory: LoadPath,
         safe_serialization: bool = True,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         include_base: bool | None = None,
         **kwargs,
     ) -> None:
@@ -234,10 +270,11 @@ class FolderPipeline(DiffusionPipeline):
         unknown = sorted(name for name, value in kwargs.items() if value not in (None, False))
         if unknown:
             raise InputError("save_pretrained", f"got {', '.join(unknown)}", "It takes dtype and include_base")
-        check_dtype(dtype)
-        folder = Path(save_directory)
+        folder, dtype = Path(save_directory), as_dtype(dtype)
         if folder.exists() and not folder.is_dir():
             raise InputError(folder, "is a file", "Name a folder")
+        for name in self._hub_components:  # before anything is written
+            includes_base(include_base, getattr(self, name).source, name)
         folder.mkdir(parents=True, exist_ok=True)
         index = {"_class_name": type(self).__name__, "_diffusers_version": diffusers.__version__}
         for name in self._component_names():

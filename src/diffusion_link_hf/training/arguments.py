@@ -150,6 +150,7 @@ class DecoderTrainingArguments(TrainingArguments):
             beside it. The bridge is frozen. null trains without a bridge, which is the paper's baseline.
         clap (`str | null`, default null): folder or Hub id of the CLAP that made the cache. With it, the result is a
             complete pipeline.
+        clap_revision (`str | null`, default null): branch, tag or commit of a CLAP from the Hub.
         base_model (`str`): folder or Hub id of a causal language model. A pipeline, such as "tiny", stands for its own
             base model. Required.
         base_revision (`str | null`, default null): branch, tag or commit of a base model from the Hub.
@@ -194,6 +195,7 @@ class DecoderTrainingArguments(TrainingArguments):
     mode: Literal["zeroshot", "supervised"] = "zeroshot"
     link: str | None = None
     clap: str | None = None
+    clap_revision: str | None = None
     base_model: str = ""
     base_revision: str | None = None
     instruction: str | None = None

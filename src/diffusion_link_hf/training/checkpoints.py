@@ -28,6 +28,7 @@ _FREE_FIELDS = {
     "validate_every",
     "cache",
     "clap",
+    "clap_revision",
     "link",
     "base_model",
 }

@@ -22,7 +22,7 @@ from .batches import CaptionBatches
 from .caption_model import CaptionModel
 from .checkpoints import run_identity
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
-from .parts import DecoderParts, build_parts
+from .parts import DecoderParts, build_parts, check_references
 from .preparation import make_accelerator
 from .recipes import translate_recipe, write_recipe
 from .sharding import check_launch, gather_in_place, prepare_generation
@@ -60,6 +60,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     output = Path(args.output)
     accelerator = make_accelerator(args)
     check_launch(accelerator, args.load_in_4bit)
+    check_references(args)
     cache = EmbeddingCache.load(args.cache)
     train, validation = cache.split(args.validation_fraction, args.seed)
     if not len(trainable_rows(train, args.mode)):
@@ -68,6 +69,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         )
     check_validation(validation, args)
     parts = build_parts(args, cache)
+    check_positions(parts, cache.captions)
     if parts.link is not None:
         parts.link.to(accelerator.device)
     captions = CaptionValidation(validation, args, parts.link, parts.scheduler, accelerator)
@@ -118,9 +120,6 @@ class DecoderRun(TrainingRun):
         self.score_name = args.validate_metric
         self.rows = trainable_rows(train, args.mode)
         lengths = token_counts(parts.decoder, [train.captions[i] for i in self.rows.tolist()])
-        # Not the training's captions alone: validation, and whoever loads the result, writes longer ones.
-        longest = max(int(lengths.max()), MAX_NEW_TOKENS)
-        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, longest, "tokens of a caption")
         self.batches = CaptionBatches(lengths, args.seed, args.batch_size, args.bucket_batches)
         epoch = self.batches.steps_per_epoch
         total = args.max_steps or math.ceil(args.epochs * epoch)
@@ -188,6 +187,16 @@ class DecoderRun(TrainingRun):
     def restore(self, step: int, state: dict[str, Any]) -> None:
         self.model.load_trained_state(state["model"])
         super().restore(step, state)
+
+
+def check_positions(parts: DecoderParts, captions: list[str]) -> None:
+    """Raises InputError if the base model has too few positions for a caption, trained on, validated or written.
+
+    Without it, models with a table of positions end in an error of their own, in the midst of the training.
+    """
+    longest = int(token_counts(parts.decoder, captions).max())
+    for tokens, name in ((longest, "longest caption"), (MAX_NEW_TOKENS, "max_new_tokens")):
+        parts.decoder.check_length(parts.projector.config.num_prefix_tokens, tokens, name)
 
 
 def token_counts(decoder, captions: list[str]) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """The models of the decoder stage, loaded and checked against each other and the data before the first step."""
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,19 +8,29 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..bridges.base import BridgeModel
 from ..bridges.sampling import check_scheduler
-from ..embeddings.cache import EmbeddingCache, clap_fingerprint
-from ..errors import DataError, ModelFolderError, RecipeError
-from ..loading import check_vocabulary, load_tokenizer, locate, read_json, refuse_revision
+from ..embeddings.cache import EmbeddingCache, check_made_by
+from ..errors import InputError, ModelFolderError, RecipeError
+from ..loading import (
+    DEFAULT_PIPELINE,
+    check_vocabulary,
+    component_folder,
+    load_tokenizer,
+    locate,
+    read_json,
+    refuse_revision,
+    resolve_folder,
+)
+from ..loading_options import four_bit
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
 from ..models.decoder_folder import CONFIG_FILE, Reference, fetch_base, read_decoder_config
 from ..models.gguf import dequantized, gguf_file
 from ..models.language_model import load_causal_lm
-from ..models.packaged import CARRIERS, PackagedReference
+from ..models.packaged import CARRIERS, PackagedReference, read_reference
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
@@ -49,6 +58,24 @@ class DecoderParts:
     fingerprints: dict[str, str | None]
 
 
+def check_references(args: DecoderTrainingArguments) -> None:
+    """Raises RecipeError for a base model or CLAP that is to be referenced, but lies in a folder: no Hub can be asked.
+
+    Nothing is loaded, and nothing is fetched.
+    """
+    for field, component in (("base_model", "decoder"), ("clap", "clap")):
+        name = getattr(args, field)
+        local = name is not None and (Path(name).is_dir() or name == DEFAULT_PIPELINE)
+        if (
+            local
+            and args.include_base is False
+            and read_reference(component_folder(resolve_folder(name), component)) is None
+        ):
+            raise RecipeError(
+                "include_base", f"is false, but {field} is a folder, which cannot be referenced", "Use true or null"
+            )
+
+
 def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> DecoderParts:
     """Load what the recipe names and make what is new, seeded with ``args.seed``.
 
@@ -58,6 +85,7 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
         DataError: a cache of another CLAP than the recipe's.
         ModelFolderError, HubAccessError: something that cannot be loaded.
     """
+    check_references(args)
     lora = None if args.lora is None else construct("lora", LoraConfig, args.lora, task_type="CAUSAL_LM")
     link, scheduler, link_hash = None, None, None
     if args.link:
@@ -65,13 +93,8 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
         link_hash = folder_fingerprint(Path(args.link), Path(args.link).parent / "scheduler")
     clap, clap_hash = None, None
     if args.clap:
-        clap = ClapEncoder.from_pretrained(args.clap)
-        clap_hash = clap_fingerprint(clap)
-        made_by = cache.manifest.get("clap")
-        if made_by is not None and made_by != clap_hash:
-            raise DataError(
-                args.cache, f"was made by CLAP {made_by}, not by {clap_hash}", f"Embed the data with {args.clap}"
-            )
+        clap = ClapEncoder.from_pretrained(args.clap, args.clap_revision)
+        clap_hash = check_made_by(cache.manifest, clap, args.cache, args.clap)
     set_seed(args.seed)
     base = locate_base(args.base_model, args.base_revision)
     decoder = build_decoder(args, base, lora)
@@ -198,26 +221,12 @@ def load_in_4bit(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         RecipeError: bitsandbytes is not installed, or cannot be used on this machine.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError(
-            "load_in_4bit", "is true, but bitsandbytes is not installed", "Run: pip install bitsandbytes, or use false"
-        )
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            quantization_config=quantization,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            device_map={"": PartialState().device},
+        return load_causal_lm(
+            folder, dtype, quantization_config=four_bit(dtype), device_map={"": PartialState().device}
         )
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise RecipeError("load_in_4bit", f"cannot be used here ({error})", "Use false, or another machine") from error
-    del model.config.quantization_config  # of this training, not of the base that the result refers to
-    return model.requires_grad_(False)
+    except InputError as error:
+        raise RecipeError("load_in_4bit", f"is true, but {error.problem}", f"{error.remedy}; or use false") from error
 
 
 def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder, clap: ClapEncoder | None) -> None:
@@ -228,11 +237,6 @@ def check_can_be_written(args: DecoderTrainingArguments, decoder: CaptionDecoder
             "is true, but the base model's weights are to be copied into the result",
             "Name base_model by its Hub id, and leave include_base out: 4-bit weights are not those of the base",
         )
-    for field, part in (("base_model", decoder), ("clap", clap)):
-        if part is not None and args.include_base is False and part.source is None:
-            raise RecipeError(
-                "include_base", f"is false, but {field} is a folder, which cannot be referenced", "Use true or null"
-            )
     included = decoder.source is None if args.include_base is None else args.include_base
     if not included and not decoder.has_adapter:
         raise RecipeError(
