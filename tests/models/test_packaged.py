@@ -143,4 +143,4 @@ def test_the_real_one():
     decoder = CaptionDecoder(model, tokenizer, "Describe the sound:", base.source).eval()
     ids, mask = decoder.tokenize(["A dog barks", "Rain"])
     assert tokenizer.convert_ids_to_tokens(ids[0]) == ["A", "Ġdog", "Ġbar", "ks", "<|im_end|>"]
-    assert mask.sum(1).tolist() == [5, 3]
+    assert mask.sum(1).tolist() == [5, 2]
