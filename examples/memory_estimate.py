@@ -20,7 +20,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Pretr
 from diffusion_link_hf.commands.options import positive
 from diffusion_link_hf.errors import DiffusionLinkError, ModelFolderError
 from diffusion_link_hf.loading import read_json
-from diffusion_link_hf.models.decoder import ADAPTER_FILE, BASE_FOLDER
+from diffusion_link_hf.models.adapters import ADAPTER_FILE
+from diffusion_link_hf.models.decoder_folder import BASE_FOLDER
 
 GIB = 2**30
 MODES = {"full": "full, float32", "lora": "LoRA, bfloat16 base", "4bit": "LoRA, 4-bit base"}

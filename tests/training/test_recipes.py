@@ -114,6 +114,8 @@ def test_recipes_go_by_name(tmp_path, monkeypatch):
         "audiocaps-bridge-shallow",
         "audiocaps-supervised",
         "audiocaps-zeroshot",
+        "smollm2-supervised",
+        "smollm2-zeroshot",
         "tiny-bridge",
         "tiny-decoder",
     }

@@ -16,6 +16,7 @@ from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
 from ..files import write_json
 from ..loading import read_json
+from ..models.generation_options import MAX_NEW_TOKENS
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
 from .batches import CaptionBatches
@@ -31,7 +32,6 @@ from .validation import CaptionValidation, check_validation, embeds_of, trainabl
 
 TOKENIZED_AT_ONCE = 1024
 BRIDGE_COSINES = ("raw", "centered", "ridge", "matched_audio", "matched_text")
-WRITTEN_TOKENS = 40  # as many as `CaptionDecoder.generate` writes by default, in validations and in the pipeline
 
 
 def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
@@ -57,6 +57,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         DataError: a cache that cannot be read, has no audio for the supervised mode, or is of another CLAP; a damaged
             checkpoint.
         ModelFolderError, HubAccessError: a model that cannot be loaded.
+        InputError: captions that the base model has too few positions for.
         MetricDependencyError: validation by CIDEr-D without Java or pycocoevalcap.
     """
     output = Path(args.output)
@@ -200,7 +201,7 @@ def check_positions(parts: DecoderParts, captions: list[str]) -> None:
     Without it, models with a table of positions end in an error of their own, in the midst of the training.
     """
     longest = int(token_counts(parts.decoder, captions).max())
-    for tokens, name in ((longest, "longest caption"), (WRITTEN_TOKENS, "max_new_tokens")):
+    for tokens, name in ((longest, "longest caption"), (MAX_NEW_TOKENS, "max_new_tokens")):
         parts.decoder.check_length(parts.projector.config.num_prefix_tokens, tokens, name)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from ..errors import DiffusionLinkError, RecipeError
@@ -34,6 +35,9 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     if args.mixed_precision == "fp16" and state.device.type == "cpu":
         raise RecipeError("mixed_precision", "is fp16, which a CPU cannot train in", "Use no or bf16, or a GPU")
     make_writable(Path(args.output))
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != args.mixed_precision:
+        # Of an earlier stage in this process; Accelerate refuses another precision until its state is gone.
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=state.device.type == "cpu",
         mixed_precision=args.mixed_precision,
