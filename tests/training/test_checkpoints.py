@@ -198,7 +198,9 @@ def test_a_run_of_the_first_version_goes_on(tmp_path, stage):
 
     def arguments(output, **changes):
         if stage == "bridge":
-            return bridge_arguments(tmp_path / "cache", tmp_path / output, **every, **changes)
+            # That version summed L_diff over the dimensions, and its recipes could not say so.
+            loss = {"dim_reduction": "sum"}
+            return bridge_arguments(tmp_path / "cache", tmp_path / output, loss=loss, **every, **changes)
         base = make_base(tmp_path / "base")
         return decoder_arguments(tmp_path / "cache", base, tmp_path / output, mode="zeroshot", **every, **changes)
 

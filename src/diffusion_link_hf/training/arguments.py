@@ -104,8 +104,10 @@ class BridgeTrainingArguments(TrainingArguments):
         rows_on (`"auto" | "device" | "host"`, default "auto"): where the embeddings are kept while training, on the
             accelerator or in main memory. "auto" uses the accelerator if they fill less than half of its free memory.
         method (`str`): name of a bridging method, such as "diffusion-link" or "ridge". Required.
-        loss (`dict`, default {}): options of the method's training loss. Diffusion-Link knows ``topology_weight``,
-            ``topology_source``, ``topology_reduction``, ``dim_reduction``, ``batch_reduction`` and ``text_to_text``.
+        loss (`dict`, default {}): options of the method's training loss. Diffusion-Link knows ``dim_reduction``,
+            ``batch_reduction``, ``topology_reduction``, ``topology_weight``, ``topology_source`` and ``text_to_text``;
+            see `diffusion_link_loss`. ``preset`` stands for the first four: "paper" (the default: both terms are means
+            over their elements), "literal" (squared norms as they are written) or "none" (no topology loss).
 
     Examples:
         >>> args = BridgeTrainingArguments(method="ridge", cache="runs/cache", output="runs/ridge")

@@ -21,7 +21,7 @@ from ..bridges.base import BridgeModel
 from ..bridges.diffusion_link import DiffusionLinkModel
 from ..bridges.linear import LinearBridge
 from ..bridges.losses import DiffusionLinkLoss, Share
-from ..bridges.sampling import make_scheduler
+from ..bridges.sampling import TrainingNoise, make_scheduler
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import RecipeError
@@ -31,7 +31,7 @@ from .checkpoints import run_identity
 from .methods import METHODS, Method, build_bridge, get_method
 from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
 from .preparation import make_accelerator
-from .recipes import translate_recipe, write_recipe
+from .recipes import FORMER_LOSS, translate_recipe, write_recipe
 from .trackers import flat_figures, start_tracker
 
 __all__ = ["METHODS", "build_bridge", "get_method", "train_bridge"]
@@ -403,7 +403,8 @@ def _make_run(
     max_train_timestep = args.max_train_timestep or method.max_train_timestep
 
     def loss(source, target, generator, share):
-        return method.loss(bridge, source, target, scheduler, generator, max_train_timestep, share, **options)
+        noise = TrainingNoise(scheduler, generator, max_train_timestep)
+        return method.loss(bridge, source, target, noise, share, **options)
 
     # Normalized once: the statistics do not change while training.
     source = bridge.normalize(train.source.to(home), "audio")
@@ -419,9 +420,14 @@ def _make_run(
 
 
 def _todays_recipe(saved: dict[str, Any], method: Method) -> dict[str, Any]:
-    """The recipe of a checkpoint with every loss option; earlier versions recorded those that were given."""
+    """The recipe of a checkpoint with every loss option; earlier versions recorded those that were given.
+
+    Those that were not had the defaults of then, which summed L_diff over the dimensions.
+    """
     recipe = translate_recipe(saved)
-    return recipe | {"loss": method.all_loss_options({}) | recipe.get("loss", {})}
+    defaults = method.all_loss_options({})
+    former = {name: value for name, value in FORMER_LOSS.items() if name in defaults}
+    return recipe | {"loss": defaults | former | (recipe.get("loss") or {})}
 
 
 def _schedule(optimizer: torch.optim.Optimizer, args: BridgeTrainingArguments):

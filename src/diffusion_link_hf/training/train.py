@@ -27,9 +27,8 @@ def train(recipe: str | Path | TrainingArguments, *, progress: bool = True, **ov
         >>> folder = tempfile.mkdtemp()
         >>> audio = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
         >>> EmbeddingPairs(audio, audio.flip(1) + 1).save(f"{folder}/pairs.safetensors")
-        >>> metrics = train(
-        ...     "tiny-bridge", method="ridge", cache=f"{folder}/pairs.safetensors", output=f"{folder}/ridge", model={}
-        ... )
+        >>> ridge = {"method": "ridge", "model": {}, "loss": {}}
+        >>> metrics = train("tiny-bridge", cache=f"{folder}/pairs.safetensors", output=f"{folder}/ridge", **ridge)
         >>> metrics["matched_audio"] > 0.9
         True
     """
