@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     from accelerate import PartialState
 
-    from ..training.train import train
+    from ..hub.training import train
 
     metrics = train(recipe, progress=not args.quiet and sys.stderr.isatty())
     if PartialState().is_main_process:

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .arguments import BridgeTrainingArguments
 from .checkpoints import run_identity
 from .methods import METHODS, Method, build_bridge, get_method
-from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
-from .preparation import make_accelerator
+from .optimize import Publish, ShareLoss, TrainingRun, optimize
+from .optimizers import make_optimizer, warmup_cosine
+from .preparation import make_accelerator, split_data, validation_fingerprint
 from .recipes import FORMER_LOSS, translate_recipe, write_recipe
 from .trackers import flat_figures, start_tracker
+from .warm_start import start_bridge
 
 __all__ = ["METHODS", "build_bridge", "get_method", "train_bridge"]
 
@@ -135,13 +137,18 @@ def train_bridge(
     return fit(args, data, progress)[0]
 
 
-def train_bridge_stage(args: BridgeTrainingArguments, progress: bool = True) -> dict[str, Any]:
+def train_bridge_stage(
+    args: BridgeTrainingArguments, progress: bool = True, publish: Publish | None = None
+) -> dict[str, Any]:
     """Run the bridge stage of a recipe: `train_bridge` with a tracker. Returns what metrics.json holds."""
-    return fit(args, args.cache, progress)[1]
+    return fit(args, args.cache, progress, publish)[1]
 
 
 def fit(
-    args: BridgeTrainingArguments, data: EmbeddingPairs | EmbeddingCache | str | Path, progress: bool = True
+    args: BridgeTrainingArguments,
+    data: EmbeddingPairs | EmbeddingCache | str | Path,
+    progress: bool = True,
+    publish: Publish | None = None,
 ) -> tuple[BridgeModel, dict[str, Any]]:
     """Fit the method of ``args``, save the result, and return the bridge and what metrics.json holds.
 
@@ -149,9 +156,11 @@ def fit(
     """
     method = get_method(args.method)
     options = method.all_loss_options(args.loss)
+    if args.init_from is not None and not method.trained:
+        raise RecipeError("init_from", f"is given, but {args.method} is fitted in closed form", "Leave it out")
     accelerator = make_accelerator(args)
     pairs = _pairs(data)
-    train, validation = pairs.split(args.validation_fraction, args.seed)
+    train, validation = split_data(pairs, args)
     if args.keep == "best" and validation is None:
         raise RecipeError("keep", "is best, but no recording is held out", "Use a larger validation_fraction, or last")
     started = time.monotonic()
@@ -164,6 +173,7 @@ def fit(
         unpaired_target=train.unpaired_target.to(home),
         seed=args.seed,
     )
+    start = None if args.init_from is None else start_bridge(bridge, args.init_from)
     scheduler = make_scheduler()
     start_tracker(accelerator, args)
     metrics = {"method": args.method, "seed": args.seed, "steps": 0, "parameters": bridge.num_parameters()}
@@ -176,8 +186,9 @@ def fit(
             "loss": options,
             "max_train_timestep": max_train_timestep,
         }
-        identity = run_identity(recipe, data=pairs.fingerprint)
-        metrics["steps"] = optimize(run, identity, progress, lambda saved: _todays_recipe(saved, method))
+        contents = {"data": pairs.fingerprint, "validation": validation_fingerprint(args, validation)}
+        identity = run_identity(recipe, **contents, init_from=start)
+        metrics["steps"] = optimize(run, identity, progress, lambda saved: _todays_recipe(saved, method), publish)
     bridge.to(accelerator.device).eval()
     metrics |= {"clap": pairs.clap, **bridge_metrics(bridge, train, validation, max_train_timestep)}
     metrics["seconds"] = round(time.monotonic() - started, 2)
@@ -185,7 +196,7 @@ def fit(
     if accelerator.is_main_process:
         DiffusionLinkPipeline(bridge, scheduler).save_pretrained(args.output)
         (Path(args.output) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        write_recipe(args, Path(args.output), data=pairs.fingerprint)
+        write_recipe(replace(args, loss=options), Path(args.output), data=pairs.fingerprint)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return bridge, metrics
@@ -243,7 +254,7 @@ class BridgeRun(TrainingRun):
         _check_launch(accelerator)
         self.source, self.target, self._validate = source, target, validate
         parameters = list(bridge.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=args.learning_rate, fused=True)
+        optimizer = make_optimizer(torch.optim.Adam, parameters, lr=args.learning_rate)
         super().__init__(
             args,
             accelerator,
@@ -291,6 +302,11 @@ class BridgeRun(TrainingRun):
     def load_result_weights(self, weights: list[torch.Tensor]) -> None:
         for parameter, weight in zip(self.model.parameters(), weights, strict=True):
             parameter.copy_(weight)
+
+    def write_result(self, folder: Path) -> None:
+        with averaged(self.model, self.average):
+            DiffusionLinkPipeline(self.model, make_scheduler()).save_pretrained(folder)
+        write_recipe(self.args, folder)
 
     def restore(self, step: int, state: dict[str, Any]) -> None:
         super().restore(step, state)
