@@ -69,6 +69,12 @@ def split_data(data: Data, args: TrainingArguments) -> tuple[Data, Data | None]:
     """
     if args.validation_cache is None:
         return data.split(args.validation_fraction, args.seed)
+    if not Path(args.validation_cache).exists():
+        raise RecipeError(
+            "validation_cache",
+            f"is {args.validation_cache}, which does not exist",
+            "Embed the validation split into it, or hold out a share: validation_cache=null validation_fraction=0.05",
+        )
     validation = type(data).load(args.validation_cache)
     if validation.embedding_dim != data.embedding_dim:
         raise RecipeError(

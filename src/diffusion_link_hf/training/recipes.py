@@ -143,7 +143,7 @@ def write_recipe(args: TrainingArguments, output: Path, **fingerprints: str | No
 
 
 def launch_file(name: str) -> Path:
-    """Path of a launch file for ``accelerate launch --config_file``: "ddp", "ddp_cpu" or "fsdp".
+    """Path of a launch file for ``accelerate launch --config_file``: "ddp", "ddp_cpu", "fsdp" or "multi_node".
 
     Raises:
         RecipeError: there is no such file.
