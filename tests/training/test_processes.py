@@ -94,8 +94,10 @@ def test_two_machines_are_one(runs, tmp_path, pytestconfig):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch_file("multi_node"))]
-    command += ["--cpu", "--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+    config = launch_file("multi_node").read_text().replace("use_cpu: false", "use_cpu: true")
+    (tmp_path / "cpu.yaml").write_text(config)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "cpu.yaml")]
+    command += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
     command += ["--main_process_port", str(port)]
     machines = [
         subprocess.Popen(
