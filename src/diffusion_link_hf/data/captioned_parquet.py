@@ -2,13 +2,11 @@
 
 import os
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, islice
-from typing import Any, TypeVar
+from itertools import accumulate
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -19,16 +17,13 @@ import pyarrow.parquet as pq
 from ..errors import DataError, DiffusionLinkError, HubAccessError
 from .caption_builder import CaptionedAudioBuilder, as_rows
 from .caption_table import caption_column, caption_names, gather_captions
+from .parted_file import PartedFile
 
 HUB = "hf://"
 AUDIO_ROWS = 8  # decoded from Parquet at a time
-READERS = 8  # files whose captions are fetched at a time
-GROUPS_AHEAD = 4  # row groups that are fetched from the Hub at a time, ahead of the one that is worked on
+READERS = 8  # files whose captions, or parts of a row group that are fetched at a time
 IDENTITIES = (["youtube_id", "start_time"], ["youtube_id"], ["file_name"])  # columns that make a name
 REMEDY = "Give audio {bytes, path} and caption, captions or caption_1 …; and youtube_id, start_time or file_name"
-
-
-T, R = TypeVar("T"), TypeVar("R")
 
 
 class CaptionedParquet(CaptionedAudioBuilder):
@@ -41,8 +36,8 @@ class CaptionedParquet(CaptionedAudioBuilder):
 
     A row without audio is a recording that is gone; in a folder, ``path`` may name a file, relative to the Parquet
     file. The shards are the row groups, which `datasets` writes with about 100 MB of audio; up to three times that is
-    in memory. From the Hub the next `GROUPS_AHEAD` of them are fetched meanwhile, and are in memory, too; their order
-    stays. ``data_files`` are needed; `hub_audio` finds them. ``token`` opens private repositories.
+    in memory. From the Hub a row group is fetched in parts, several at a time. ``data_files`` are needed; `hub_audio`
+    finds them. ``token`` opens private repositories.
     """
 
     @staticmethod
@@ -92,13 +87,17 @@ class CaptionedParquet(CaptionedAudioBuilder):
         return "\n".join(f"{os.path.basename(file)} {os.path.getsize(file)}" for file in files)
 
     def _generate_tables(self, files: list[str], groups: list[int], clips: list[pa.Table]):
-        shards = [Shard(*shard) for shard in zip(files, groups, clips, strict=True)]
-        if any(shard.file.startswith(HUB) for shard in shards):
-            with ThreadPoolExecutor(GROUPS_AHEAD) as pool:
-                read = in_order(pool, lambda shard: list(self._read_audio(shard)), shards, GROUPS_AHEAD)
-                yield from _tables(shards, read)
-        else:
-            yield from _tables(shards, map(self._read_audio, shards))
+        for shard, (file, group, wanted) in enumerate(zip(files, groups, clips, strict=True)):
+            rows, start = wanted["row"].to_numpy(), 0
+            for audio in self._read_audio(file, group):
+                first, last = np.searchsorted(rows, [start, start + len(audio)])
+                if first < last:
+                    own = audio.take(pa.array(rows[first:last] - start))
+                    part = wanted.slice(first, last - first).select(["name", "captions"])
+                    yield (shard, start), as_rows(part, _audio(own, file))
+                start += len(audio)
+                if start > rows[-1]:
+                    break
 
     def _read_text(self, file: str) -> tuple[pa.Table, list[int]]:
         """``name`` (or ``path``) and ``captions`` of a file's rows, and the sizes of its row groups."""
@@ -119,65 +118,31 @@ class CaptionedParquet(CaptionedAudioBuilder):
         paths = pc.struct_field(rows["audio"], "path").cast(pa.string()) if path else pa.nulls(len(rows), pa.string())
         return pa.table({"path": paths, "captions": captions}), sizes
 
-    def _read_audio(self, shard: "Shard") -> Iterator[pa.Array]:
-        """``audio`` of a shard's rows, up to the last one that is wanted."""
-        with reading(shard.file), self._open(shard.file) as stream:
-            parquet, start = pq.ParquetFile(stream), 0
-            for batch in parquet.iter_batches(AUDIO_ROWS, row_groups=[shard.group], columns=["audio"]):
+    def _read_audio(self, file: str, group: int) -> Iterator[pa.Array]:
+        with reading(file), self._open_audio(file) as stream:
+            parquet = pq.ParquetFile(stream)
+            for batch in parquet.iter_batches(AUDIO_ROWS, row_groups=[group], columns=["audio"]):
                 yield batch.column(0)
-                start += len(batch)
-                if start > shard.last_row:
-                    return
+
+    @contextmanager
+    def _open_audio(self, file: str) -> Iterator[Any]:
+        """The file; one on the Hub in parts."""
+        if not file.startswith(HUB):
+            with self._open(file) as stream:
+                yield stream
+            return
+        system, path = fsspec.core.url_to_fs(file, token=self.token)
+        with (
+            ThreadPoolExecutor(READERS) as pool,
+            PartedFile(
+                lambda start, end: system.cat_file(path, start=start, end=end), system.size(path), pool, READERS
+            ) as stream,
+        ):
+            yield stream
 
     def _open(self, file: str, **options):
         system, path = fsspec.core.url_to_fs(file, **({"token": self.token} if file.startswith(HUB) else {}))
         return system.open(path, "rb", **(options if file.startswith(HUB) else {}))
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A row group: which file's, and ``name``, ``captions`` and ``row`` of the recordings that are wanted of it."""
-
-    file: str
-    group: int
-    clips: pa.Table
-
-    @property
-    def last_row(self) -> int:
-        return int(self.clips["row"][-1].as_py())
-
-
-def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """``map(function, items)`` with the next ``ahead`` calls running in the pool, or done and waiting to be taken.
-
-    Examples:
-        >>> with ThreadPoolExecutor(2) as pool:
-        ...     list(in_order(pool, abs, [-3, 1, -2], ahead=2))
-        [3, 1, 2]
-    """
-    items = iter(items)
-    waiting = deque(pool.submit(function, item) for item in islice(items, ahead))
-    try:
-        while waiting:
-            result = waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
-            yield result
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _tables(shards: list[Shard], read: Iterable[Iterable[pa.Array]]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-    """(key, rows) of the recordings that are wanted, given the audio of all rows of each shard."""
-    for number, (shard, batches) in enumerate(zip(shards, read, strict=True)):
-        rows, start = shard.clips["row"].to_numpy(), 0
-        for audio in batches:
-            first, last = np.searchsorted(rows, [start, start + len(audio)])
-            if first < last:
-                own = audio.take(pa.array(rows[first:last] - start))
-                part = shard.clips.slice(first, last - first).select(["name", "captions"])
-                yield (number, start), as_rows(part, _audio(own, shard.file))
-            start += len(audio)
 
 
 @contextmanager

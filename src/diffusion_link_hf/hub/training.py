@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..errors import DiffusionLinkError
 from ..training.arguments import TrainingArguments
 from ..training.train import train as train_without_push
 from ..training.train import training_arguments
+from .contents import refuse_local_paths
 from .push import check_id, push
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ def train(recipe: str | Path | TrainingArguments, *, progress: bool = True, **ov
 
     Raises:
         DiffusionLinkError: see `load_recipe`, `train_bridge` and `train_decoder`.
+        ModelFolderError: a recipe to be pushed names a path of this machine.
         HubAccessError: the result cannot be pushed. It is whole in the output folder: `push` it from there.
 
     Examples:
@@ -49,6 +52,9 @@ def train(recipe: str | Path | TrainingArguments, *, progress: bool = True, **ov
     if args.push_to_hub is None:
         return train_without_push(args, progress=progress)
     check_id(args.push_to_hub, "push_to_hub")
+    for name, value in asdict(args).items():
+        if isinstance(value, str):
+            refuse_local_paths(f"{name} (published with push_to_hub)", value)
     metrics = train_without_push(args, progress=progress, publish=CheckpointPush(args))
     if PartialState().is_main_process:
         push(args.output, args.push_to_hub, private=args.hub_private, message=f"Training of {metrics['steps']} steps")

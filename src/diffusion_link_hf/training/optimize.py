@@ -293,7 +293,7 @@ def optimize(
                 state = run.state()
                 if accelerator.is_main_process:
                     save_checkpoint(checkpoints, run.step, state, identity, args.keep_checkpoints)
-            if publish is not None and not run.ended:
+            if publish is not None and not run.ended and accelerator.is_main_process:
                 publish(run.write_result, run.step)
     bar.close()
     return run.finish()

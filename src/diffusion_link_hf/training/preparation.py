@@ -26,9 +26,9 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     """The `Accelerator` of a stage, once its tracker, its precision and its output folder are known to work.
 
     Raises:
-        RecipeError: ``report_to`` is not installed or takes no ``run_name``, ``mixed_precision`` is fp16 on a CPU,
-            processes on CPUs were launched with FSDP, ``torch_compile`` with FSDP, or a batch has fewer rows than
-            there are processes and micro-batches.
+        RecipeError: ``report_to`` is not installed or takes no ``run_name``; ``mixed_precision`` is fp16 on a CPU;
+            processes on CPUs were launched with FSDP; ``torch_compile`` or ``push_every_checkpoint`` with FSDP; or a
+            batch has fewer rows than there are processes and micro-batches.
         DataError: ``output`` cannot be written.
     """
     tracker = available_tracker(args)
@@ -54,8 +54,12 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
             "asks for FSDP, which Accelerate offers on GPUs only",
             "Use the launch file ddp_cpu.yaml (diffusion-link train --launch-file ddp_cpu prints its path)",
         )
-    if args.torch_compile and accelerator.distributed_type == DistributedType.FSDP:
-        raise RecipeError("torch_compile", "is true with FSDP, which was not tried", "Use false, or ddp.yaml")
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if args.torch_compile:
+            raise RecipeError("torch_compile", "is true with FSDP, which was not tried", "Use false, or ddp.yaml")
+        if args.push_every_checkpoint:
+            remedy = "Use false: the result is pushed in the end"
+            raise RecipeError("push_every_checkpoint", "is true, but with FSDP no process has all weights", remedy)
     check_rows(args.batch_size, accelerator.num_processes, args.gradient_accumulation_steps)
     return accelerator
 
