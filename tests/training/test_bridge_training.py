@@ -15,7 +15,8 @@ from diffusion_link_hf.bridges.sampling import TrainingNoise, add_noise, make_sc
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training import optimize
-from diffusion_link_hf.training.bridge import train_bridge, validation_cosines
+from diffusion_link_hf.training.bridge import train_bridge
+from diffusion_link_hf.training.bridge_metrics import validation_cosines
 from diffusion_link_hf.training.methods import METHODS, build_bridge
 from support.bridges import SIZES, make_pairs, make_rows, unit
 from support.models import EMBEDDING_DIM, make_link

@@ -12,7 +12,8 @@ from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.metrics.errors import MetricDependencyError
 from diffusion_link_hf.training import optimize
-from diffusion_link_hf.training.bridge import BridgeRun, validation_cosines
+from diffusion_link_hf.training.bridge_metrics import validation_cosines
+from diffusion_link_hf.training.bridge_run import BridgeRun
 from diffusion_link_hf.training.decoder import DecoderRun
 from diffusion_link_hf.training.methods import METHODS
 from diffusion_link_hf.training.recipes import load_recipe

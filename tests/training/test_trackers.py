@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_link_hf.errors import RecipeError
-from diffusion_link_hf.training.bridge import S_STAR_GRID, bridge_metrics
+from diffusion_link_hf.training.bridge_metrics import S_STAR_GRID, bridge_metrics
 from diffusion_link_hf.training.decoder import train_decoder
 from diffusion_link_hf.training.trackers import (
     available_tracker,

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, EmbeddingCache
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, ModelFolderError, RecipeError
-from diffusion_link_hf.training.bridge import BridgeRun, mean_cosine
+from diffusion_link_hf.training.bridge_metrics import mean_cosine
+from diffusion_link_hf.training.bridge_run import BridgeRun
 from diffusion_link_hf.training.decoder import train_decoder
 from diffusion_link_hf.training.recipes import load_recipe
 from diffusion_link_hf.training.train import train

@@ -17,7 +17,6 @@ from ..bridges.losses import Share
 from ..errors import RecipeError
 from .arguments import TrainingArguments
 from .checkpoints import check_best, save_checkpoint, saved_state
-from .optimizers import gradient_norm
 from .preparation import check_rows
 from .sharding import load_optimizer_state, whole_tensors
 
@@ -44,7 +43,7 @@ class TrainingRun:
         patience: validations in a row without a better score before training ends; 0 never ends it.
 
     Attributes:
-        counted: what was trained on since `rates`, such as "rows", over all processes.
+        counted: how much was trained on since the last entry in the log, such as "rows", over all processes.
         gradient_norm: of the last step before an entry in the log, before clipping; None without a tracker.
 
     Raises:
@@ -177,11 +176,15 @@ class TrainingRun:
                 accelerator.backward(parts["loss"] * accelerator.num_processes)
             for name, part in parts.items():
                 figures[name] = figures[name] + part.detach() if name in figures else part.detach()
-        if self.logs and args.report_to != "none":
-            accelerator.unscale_gradients()
-            self.gradient_norm = gradient_norm(self.trained_parameters())
+        looked_at = self.logs and args.report_to != "none"
         if args.max_grad_norm:
-            accelerator.clip_grad_norm_(self.trained_parameters(), args.max_grad_norm)
+            norm = accelerator.clip_grad_norm_(self.trained_parameters(), args.max_grad_norm)
+        elif looked_at:
+            accelerator.unscale_gradients()
+            grads = [each.grad for each in self.trained_parameters() if each.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+        if looked_at:
+            self.gradient_norm = whole_tensors(norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()

@@ -1,4 +1,4 @@
-"""Optimizers with fused updates, the norm of gradients, and the schedule with warm-up."""
+"""Optimizers with fused updates, and the schedule with warm-up."""
 
 import math
 from collections.abc import Iterable
@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -23,12 +22,6 @@ def make_optimizer(
     parameters = list(parameters)
     fused = all(each.device.type in FUSED_DEVICES and each.is_floating_point() for each in parameters)
     return kind(parameters, fused=fused, **options)
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """() L2 norm of all gradients together; of sharded ones over all processes."""
-    norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
