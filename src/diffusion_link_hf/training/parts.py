@@ -34,8 +34,9 @@ from ..models.packaged import CARRIERS, PackagedReference, read_reference
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
-from .checkpoints import folder_fingerprint
+from .fingerprints import folder_fingerprint
 from .preparation import construct
+from .warm_start import start_decoder
 
 
 @dataclass
@@ -108,7 +109,8 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
     check_can_be_written(args, decoder, clap)
     if clap is not None:
         AudioCaptionPipeline(clap, projector, decoder, link, scheduler).check_components("recipe")
-    hashes = {"link": link_hash, "base_model": base.fingerprint, "clap": clap_hash}
+    start = None if args.init_from is None else start_decoder(projector, decoder, args.init_from)
+    hashes = {"link": link_hash, "base_model": base.fingerprint, "clap": clap_hash, "init_from": start}
     return DecoderParts(projector, decoder, link, scheduler, clap, hashes)
 
 
@@ -127,7 +129,8 @@ class BaseModel:
 
     @property
     def fingerprint(self) -> str:
-        return folder_fingerprint(*dict.fromkeys((self.weights, self.tokenizer)))
+        with PartialState().local_main_process_first():  # the others find the hashes that it remembered
+            return folder_fingerprint(*dict.fromkeys((self.weights, self.tokenizer)))
 
 
 def locate_base(name: str, revision: str | None) -> BaseModel:
