@@ -1,0 +1,126 @@
+"""``diffusion-link classify``: which of some labels fits each recording."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .captions_printed import print_error, print_json, printable
+from .indexed_folder import add_reading_options, updated_index
+from .loaded_pipeline import add_loading_options, load_search_pipeline
+from .options import positive
+from .quiet import quiet_libraries
+
+DESCRIPTION = """Print each recording's labels with their probabilities, most probable first. They add up to 1 over all
+labels that are given, so that one of them comes out even where none fits. The exit status is 0 if all recordings could
+be read, 1 if some could not, and 2 if the arguments, the index or the model cannot be used."""
+COLUMNS = ("file", "start", "end", "label", "probability", "error")
+
+
+def add_parser(commands) -> argparse.ArgumentParser:
+    """Adds the sub-command to what `argparse.ArgumentParser.add_subparsers` returned."""
+    parser = commands.add_parser("classify", help="label recordings, zero-shot", description=DESCRIPTION)
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="files, folders, http(s) addresses, or - for standard input")
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", metavar="LABELS", help='between commas: "dog, rain, engine, speech"')
+    labels.add_argument("--labels-file", metavar="FILE", help="a label per line")
+    add("--template", default="This is a sound of {}.", help="text around a label (default: 'This is a sound of {}.')")
+    add("--bridge", action="store_true", help="compare what the model's bridge makes of the sounds")
+    add("--logit-scale", type=float, metavar="X", help="what cosines are multiplied with (default: that of CLAP)")
+    add("--windows", action="store_true", help="classify every window for itself")
+    add("--index", metavar="FOLDER", help="use and update the index of the one folder that is given")
+    add("--top", type=positive, default=5, metavar="N", help="labels of each recording (default: 5)")
+    add("--output", metavar="FILE", help="write csv or jsonl, by its extension, instead of printing")
+    add("--json", action="store_true", help='print JSON lines: {"file", "start", "end", "labels"} or {"file", "error"}')
+    add_reading_options(parser)
+    add_loading_options(parser, language_model=False)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Classifies; returns the exit status."""
+    from ..applications.sound_index import check_folder
+    from ..applications.written_rows import check_extension, write_rows
+
+    if args.index is not None:
+        if len(args.paths) > 1:
+            raise InputError("index", f"is for one folder, not for {len(args.paths)} paths", "Name one folder")
+        check_folder(args.paths[0])
+    elif args.rebuild:
+        raise InputError("rebuild", "is given without an index", "Add --index FOLDER")
+    if args.output is not None:
+        check_extension(args.output)
+    labels, failed = _labels(args), 0
+    with quiet_libraries():
+        classified = _classified(args, load_search_pipeline(args), labels)
+        if args.output is None:
+            for one in classified:
+                failed += one.error is not None
+                _print(one, args)
+            return 1 if failed else 0
+
+        def rows() -> Iterator[dict[str, Any]]:
+            nonlocal failed
+            for one in classified:
+                failed += one.error is not None
+                if one.error is not None and args.index is None:
+                    print_error(one.error)
+                yield from [_row(one, args.top)] if args.output.lower().endswith(".jsonl") else _table(one, args.top)
+
+        write_rows(args.output, rows(), COLUMNS)
+    return 1 if failed else 0
+
+
+def _classified(args: argparse.Namespace, pipeline, labels: list[str]) -> Iterator:
+    """`ClassifiedSound` objects of what is given; with an index, those of what cannot be read come last."""
+    from ..applications.sound_labels import ClassifiedSound, classify_sounds
+
+    options = {"template": args.template, "bridge": args.bridge, "logit_scale": args.logit_scale}
+    options["each_window"] = args.windows
+    if args.index is None:
+        reading = {"batch_size": args.batch_size, "max_duration": args.max_duration}
+        reading |= {} if args.hop_seconds is None else {"hop_seconds": args.hop_seconds}
+        yield from classify_sounds(pipeline, args.paths, labels, **options, **reading)
+        return
+    index = updated_index(args, pipeline, args.paths[0])
+    yield from classify_sounds(pipeline, index, labels, **options)
+    yield from (ClassifiedSound(file, error=error) for file, error in index.errors.items())
+
+
+def _labels(args: argparse.Namespace) -> list[str]:
+    if args.labels is not None:
+        return [label.strip() for label in args.labels.split(",")]
+    try:
+        lines = Path(args.labels_file).read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "labels_file", f"cannot be read ({error})", "Name a text file with a label per line"
+        ) from error
+
+
+def _print(one, args: argparse.Namespace) -> None:
+    if args.json:
+        print_json(_row(one, args.top))
+    elif one.error is None:
+        span = f" [{one.start:g}–{one.end:g} s]" if args.windows and one.start is not None else ""
+        best = [f"{label} {value:.2f}" for label, value in one.probabilities.items()][: args.top]
+        print(printable(f"{one.file}{span}: {', '.join(best) or 'silence'}"), flush=True)
+    elif args.index is None:  # of an index, it was printed when it was brought up to date
+        print_error(one.error)
+
+
+def _row(one, top: int) -> dict[str, Any]:
+    if one.error is not None:
+        return {"file": one.file, "error": one.error}
+    best = [{"label": label, "probability": value} for label, value in one.probabilities.items()]
+    return {"file": one.file, "start": one.start, "end": one.end, "labels": best[:top]}
+
+
+def _table(one, top: int) -> Iterator[dict[str, Any]]:
+    """A row for each label; one for silence, and one for an error."""
+    place = {"file": one.file, "start": one.start, "end": one.end, "error": one.error}
+    best = list(one.probabilities.items())[:top] or [(None if one.error else "silence", None)]
+    for label, value in best:
+        yield {**place, "label": label, "probability": value}
