@@ -53,23 +53,26 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_extension(args.output)
     labels, failed = _labels(args), 0
+
+    def counted() -> Iterator:
+        nonlocal failed
+        for one in _classified(args, pipeline, labels):
+            failed += one.error is not None
+            if one.error is not None and args.index is None and not args.json:  # of an index, it was said already
+                print_error(one.error)
+            yield one
+
     with quiet_libraries():
-        classified = _classified(args, load_search_pipeline(args), labels)
-        if args.output is None:
-            for one in classified:
-                failed += one.error is not None
-                _print(one, args)
+        pipeline = load_search_pipeline(args)
+        if args.output is not None:
+            rows = _row if args.output.lower().endswith(".jsonl") else _table
+            write_rows(args.output, (row for one in counted() for row in rows(one, args.top)), COLUMNS)
             return 1 if failed else 0
-
-        def rows() -> Iterator[dict[str, Any]]:
-            nonlocal failed
-            for one in classified:
-                failed += one.error is not None
-                if one.error is not None and args.index is None:
-                    print_error(one.error)
-                yield from [_row(one, args.top)] if args.output.lower().endswith(".jsonl") else _table(one, args.top)
-
-        write_rows(args.output, rows(), COLUMNS)
+        for one in counted():
+            if args.json:
+                print_json(*_row(one, args.top))
+            elif one.error is None:
+                print(printable(_line(one, args)), flush=True)
     return 1 if failed else 0
 
 
@@ -95,27 +98,22 @@ def _labels(args: argparse.Namespace) -> list[str]:
     try:
         lines = Path(args.labels_file).read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(
-            "labels_file", f"cannot be read ({error})", "Name a text file with a label per line"
-        ) from error
+        raise InputError("labels_file", f"cannot be read ({error})", "Name a file with a label per line") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _print(one, args: argparse.Namespace) -> None:
-    if args.json:
-        print_json(_row(one, args.top))
-    elif one.error is None:
-        span = f" [{one.start:g}–{one.end:g} s]" if args.windows and one.start is not None else ""
-        best = [f"{label} {value:.2f}" for label, value in one.probabilities.items()][: args.top]
-        print(printable(f"{one.file}{span}: {', '.join(best) or 'silence'}"), flush=True)
-    elif args.index is None:  # of an index, it was printed when it was brought up to date
-        print_error(one.error)
+def _line(one, args: argparse.Namespace) -> str:
+    span = f" [{one.start:g}–{one.end:g} s]" if args.windows and one.start is not None else ""
+    best = [f"{label} {value:.2f}" for label, value in one.probabilities.items()][: args.top]
+    return f"{one.file}{span}: {', '.join(best) or 'silence'}"
 
 
-def _row(one, top: int) -> dict[str, Any]:
+def _row(one, top: int) -> list[dict[str, Any]]:
+    """The one row of a recording or window, for JSON."""
     if one.error is not None:
-        return {"file": one.file, "error": one.error}
+        return [{"file": one.file, "error": one.error}]
     best = [{"label": label, "probability": value} for label, value in one.probabilities.items()]
-    return {"file": one.file, "start": one.start, "end": one.end, "labels": best[:top]}
+    return [{"file": one.file, "start": one.start, "end": one.end, "labels": best[:top]}]
 
 
 def _table(one, top: int) -> Iterator[dict[str, Any]]:
