@@ -12,9 +12,9 @@ from .loaded_pipeline import add_loading_options, load_search_pipeline
 from .options import positive
 from .quiet import quiet_libraries
 
-DESCRIPTION = """Print each recording's labels with their probabilities, most probable first. They add up to 1 over all
-labels that are given, so that one of them comes out even where none fits. The exit status is 0 if all recordings could
-be read, 1 if some could not, and 2 if the arguments, the index or the model cannot be used."""
+DESCRIPTION = """Print each recording's labels with their probabilities, which add up to 1 over all labels that are given.
+The exit status is 0 if all recordings could be read, 1 if some could not, and 2 if the arguments, the index or the
+model cannot be used."""
 COLUMNS = ("file", "start", "end", "label", "probability", "error")
 
 
@@ -29,7 +29,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     add("--template", default="This is a sound of {}.", help="text around a label (default: 'This is a sound of {}.')")
     add("--bridge", action="store_true", help="compare what the model's bridge makes of the sounds")
     add("--logit-scale", type=float, metavar="X", help="what cosines are multiplied with (default: that of CLAP)")
-    add("--windows", action="store_true", help="classify every window for itself")
+    add("--windows", dest="each_window", action="store_true", help="classify every window for itself")
     add("--index", metavar="FOLDER", help="use and update the index of the one folder that is given")
     add("--top", type=positive, default=5, metavar="N", help="labels of each recording (default: 5)")
     add("--output", metavar="FILE", help="write csv or jsonl, by its extension, instead of printing")
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.index is not None:
         if len(args.paths) > 1:
-            raise InputError("index", f"is for one folder, not for {len(args.paths)} paths", "Name one folder")
+            raise InputError("index", f"is for one folder, not {len(args.paths)} paths", "Name one folder")
         check_folder(args.paths[0])
     elif args.rebuild:
         raise InputError("rebuild", "is given without an index", "Add --index FOLDER")
@@ -80,12 +80,12 @@ def _classified(args: argparse.Namespace, pipeline, labels: list[str]) -> Iterat
     """`ClassifiedSound` objects of what is given; with an index, those of what cannot be read come last."""
     from ..applications.sound_labels import ClassifiedSound, classify_sounds
 
-    options = {"template": args.template, "bridge": args.bridge, "logit_scale": args.logit_scale}
-    options["each_window"] = args.windows
+    names = ("template", "bridge", "logit_scale", "each_window")
+    options = {name: getattr(args, name) for name in names}
     if args.index is None:
-        reading = {"batch_size": args.batch_size, "max_duration": args.max_duration}
-        reading |= {} if args.hop_seconds is None else {"hop_seconds": args.hop_seconds}
-        yield from classify_sounds(pipeline, args.paths, labels, **options, **reading)
+        options |= {"batch_size": args.batch_size, "max_duration": args.max_duration}
+        options |= {} if args.hop_seconds is None else {"hop_seconds": args.hop_seconds}
+        yield from classify_sounds(pipeline, args.paths, labels, **options)
         return
     index = updated_index(args, pipeline, args.paths[0])
     yield from classify_sounds(pipeline, index, labels, **options)
@@ -103,13 +103,12 @@ def _labels(args: argparse.Namespace) -> list[str]:
 
 
 def _line(one, args: argparse.Namespace) -> str:
-    span = f" [{one.start:g}–{one.end:g} s]" if args.windows and one.start is not None else ""
+    span = f" [{one.start:g}–{one.end:g} s]" if args.each_window and one.start is not None else ""
     best = [f"{label} {value:.2f}" for label, value in one.probabilities.items()][: args.top]
     return f"{one.file}{span}: {', '.join(best) or 'silence'}"
 
 
 def _row(one, top: int) -> list[dict[str, Any]]:
-    """The one row of a recording or window, for JSON."""
     if one.error is not None:
         return [{"file": one.file, "error": one.error}]
     best = [{"label": label, "probability": value} for label, value in one.probabilities.items()]
@@ -117,8 +116,6 @@ def _row(one, top: int) -> list[dict[str, Any]]:
 
 
 def _table(one, top: int) -> Iterator[dict[str, Any]]:
-    """A row for each label; one for silence, and one for an error."""
     place = {"file": one.file, "start": one.start, "end": one.end, "error": one.error}
-    best = list(one.probabilities.items())[:top] or [(None if one.error else "silence", None)]
-    for label, value in best:
+    for label, value in list(one.probabilities.items())[:top] or [(None if one.error else "silence", None)]:
         yield {**place, "label": label, "probability": value}
