@@ -12,9 +12,8 @@ from .loaded_pipeline import add_loading_options, load_search_pipeline
 from .options import positive
 from .quiet import quiet_libraries
 
-DESCRIPTION = """Print each recording's labels with their probabilities, which add up to 1 over all labels that are given.
-The exit status is 0 if all recordings could be read, 1 if some could not, and 2 if the arguments, the index or the
-model cannot be used."""
+DESCRIPTION = """Print each recording's labels with their probabilities, which add up to 1 over all labels given. The
+exit status is 0 if all recordings could be read, 1 if some could not, 2 if arguments, index or model are unusable."""
 COLUMNS = ("file", "start", "end", "label", "probability", "error")
 
 
