@@ -2,10 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..applications.captioned import CaptionedFile
+if TYPE_CHECKING:
+    from ..applications.captioned import CaptionedFile
 
 
 def printable(text: str) -> str:
@@ -33,7 +33,7 @@ def print_error(error: str) -> None:
     print(printable(f"diffusion-link: {error}"), file=sys.stderr, flush=True)
 
 
-def print_captions(captioned: CaptionedFile, as_json: bool, with_scores: bool) -> None:
+def print_captions(captioned: "CaptionedFile", as_json: bool, with_scores: bool) -> None:
     """A line for each caption on standard output, or the error on standard error; or all as one JSON line."""
     if as_json:
         print_json(captioned.as_json())
@@ -46,4 +46,4 @@ def print_captions(captioned: CaptionedFile, as_json: bool, with_scores: bool) -
         scores = [segment.score, *segment.alternative_scores] if segment.score is not None else [None] * len(texts)
         for text, score in zip(texts, scores, strict=True):
             shown = f" ({score:.2f})" if with_scores and score is not None else ""
-            print(printable(f"{Path(captioned.file)}{span}: {' '.join(text.split())}{shown}"), flush=True)
+            print(printable(f"{captioned.file}{span}: {' '.join(text.split())}{shown}"), flush=True)
