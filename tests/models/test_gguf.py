@@ -10,7 +10,7 @@ from diffusion_link_hf.models.language_model import load_causal_lm
 
 pytest.importorskip("gguf")
 
-from support.gguf import make_llama, vocabulary, write_gguf
+from support.gguf_files import make_llama, vocabulary, write_gguf
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from support.training import decoder_arguments, make_cache
 
 pytest.importorskip("gguf")
 
-from support.gguf import make_llama, write_gguf
+from support.gguf_files import make_llama, write_gguf
 
 NAME, CARRIER = "smollm2", CARRIERS["smollm2"]
 
