@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from .readouts import source_vectors, target_vectors
 
 CHECKPOINTS = 24  # of a refinement, beside its start
+PATIENCE = 6  # checkpoints without a better one, after which it ends
 EMA_DECAY = 0.95
 START_TEMPERATURE = math.exp(-1.7)  # the scale of the logits, which is learned
 
@@ -60,7 +61,7 @@ def refine(
     optimizer = torch.optim.Adam([*groups, {"params": [log_scale], "lr": learning_rate}])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     averaged = [each.detach().clone() for each in weights]
-    best, recalls = start, {0: recall(start)}
+    best, best_step, recalls = start, 0, {0: recall(start)}
     every = max(1, steps // CHECKPOINTS)
     for step in range(1, steps + 1):
         chosen = torch.randint(len(c), (min(batch_size, len(c)),), generator=generator).unique()
@@ -74,8 +75,10 @@ def refine(
         if step % every == 0 or step == steps:
             forms = tuple(each.double() for each in averaged)
             recalls[step] = recall(forms) if all(each.isfinite().all() for each in forms) else 0.0
-            if recalls[step] > max(value for key, value in recalls.items() if key != step):
-                best = forms
+            if recalls[step] > recalls[best_step]:
+                best, best_step = forms, step
+            elif step - best_step >= PATIENCE * every:
+                break
     return best, recalls
 
 
