@@ -11,7 +11,8 @@ from torch import nn
 from ..bridges.base import BridgeModel
 from ..errors import ModelFolderError, RecipeError
 from ..loading import resolve_folder
-from ..models.decoder import ADAPTER_WEIGHTS, CaptionDecoder
+from ..models.adapters import ADAPTER_WEIGHTS
+from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
 from .fingerprints import folder_fingerprint
 
