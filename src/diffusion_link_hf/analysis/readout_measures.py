@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..bridges.base import BridgeModel
-from ..bridges.readout_fitting import ReadoutChoice, fit_readouts
+from ..bridges.readout_fitting import DEFAULTS, ReadoutChoice, compute_readouts
 from ..embeddings.pairs import EmbeddingPairs
 from .bootstrap import Estimate, GroupBootstrap
 from .retrieval import CUTOFFS, csls, recall
@@ -73,8 +73,8 @@ def measure_readouts(
     """
     options = options or {}
     gaussian, refined = copy.deepcopy(bridge), copy.deepcopy(bridge)
-    fit_readouts(gaussian, train, validation, stack=False, steps=0, **options)
-    choice = fit_readouts(refined, train, validation, seed=seed, **options)
+    found = compute_readouts(copy.deepcopy(bridge), train, validation, seed=seed, **DEFAULTS, **options)
+    refined.readouts, gaussian.readouts, choice = found
     order = torch.randperm(len(train.source), generator=torch.Generator().manual_seed(seed))
     bank = train.select(order[:BANK_ROWS])
     alone = GroupBootstrap(validation.group.numpy(), resamples=1)

@@ -19,6 +19,7 @@ SHRINKAGES = (0.03, 0.1, 0.3, 1.0)  # ε: relative to the mean variance of the e
 # The least variance that errors are taken to have, relative to that of the text: on pairs that are exactly linear there
 # is none, and its inverse would be infinite.
 LEAST_VARIANCE = 1e-6
+DEFAULTS = {"stack": True, "steps": 600, "batch_size": 1024, "learning_rate": 0.005}  # of `fit_readouts`
 BLOCK = 4096
 CUTOFFS = (1, 5, 10)
 
@@ -77,10 +78,10 @@ def fit_readouts(
     pairs: Pairs,
     validation: Pairs,
     *,
-    stack: bool = True,
-    steps: int = 600,
-    batch_size: int = 1024,
-    learning_rate: float = 0.005,
+    stack: bool = DEFAULTS["stack"],
+    steps: int = DEFAULTS["steps"],
+    batch_size: int = DEFAULTS["batch_size"],
+    learning_rate: float = DEFAULTS["learning_rate"],
     seed: int = 0,
     **options: Any,
 ) -> ReadoutChoice:
@@ -131,6 +132,28 @@ def fit_readouts(
         >>> bridge.retrieval_source(text[:3]).shape
         torch.Size([3, 6])
     """
+    refinement = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    readouts, _, choice = compute_readouts(bridge, pairs, validation, stack=stack, **refinement, **options)
+    bridge.readouts = readouts
+    return choice
+
+
+def compute_readouts(
+    bridge: BridgeModel,
+    pairs: Pairs,
+    validation: Pairs,
+    *,
+    stack: bool,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    **options: Any,
+) -> tuple[Readouts, Readouts, ReadoutChoice]:
+    """What `fit_readouts` gives a bridge, and the same with the Gaussian score and no stack; the bridge has none yet.
+
+    Arguments and errors as `fit_readouts`. It takes away read-outs that the bridge had.
+    """
     if steps < 0 or batch_size < 2 or not learning_rate > 0:
         raise InputError(
             "refinement",
@@ -155,9 +178,9 @@ def fit_readouts(
             learning_rate=learning_rate,
             seed=seed,
         )
-    readouts = Readouts(predictor, *refined, stack=matrix)
-    bridge.readouts = torch.nn.Module.to(readouts, bridge.audio_mean.device, bridge.audio_mean.dtype)
-    return ReadoutChoice(
+    both = Readouts(predictor, *refined, stack=matrix), Readouts(predictor, *start)
+    place = bridge.audio_mean.device, bridge.audio_mean.dtype
+    choice = ReadoutChoice(
         stack=_best(cosines),
         stack_cosines=cosines if stack else {},
         score=_best(recalls),
@@ -165,6 +188,7 @@ def fit_readouts(
         refined_steps=_best(checkpoints) if checkpoints else 0,
         refined_recalls=checkpoints,
     )
+    return *(torch.nn.Module.to(readouts, *place) for readouts in both), choice
 
 
 def _check(bridge: BridgeModel, pairs: Pairs, name: str) -> None:

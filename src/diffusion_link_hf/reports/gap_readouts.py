@@ -76,7 +76,8 @@ def readouts_section(document: Mapping[str, Any]) -> list[str]:
         "## Read-outs\n",
         "Every method has the same read-outs: two vectors of one bridge instead of one. They were fitted on the "
         f"training pairs and chosen on {validation['rows']:,} validation pairs ({validation['name']}), which no bridge "
-        "was fitted on. The held-out pairs chose nothing. A score is no cosine: compare it with scores.\n",
+        "was fitted on. The held-out pairs chose nothing. A closed form that is "
+        "the same with every seed was given its read-outs once. A score is no cosine: compare it with scores.\n",
         table(["method", "embedding", "matched cosine", "ranked by", *recalls], chosen),
         "What there was to choose from. cosine: of the bridge's own output, as in the tables above, but with one draw "
         "of noise for all rows where a bridge is noised. stack: cosine of the stack. gaussian and refined: log "
