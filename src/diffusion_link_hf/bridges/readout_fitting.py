@@ -25,7 +25,12 @@ CUTOFFS = (1, 5, 10)
 
 
 class Pairs(Protocol):
-    """Matched rows, such as `EmbeddingPairs`: (N, D) source and target, and (N,) group or None."""
+    """Matched rows, such as `EmbeddingPairs`: (N, D) source and target, and (N,) group or None.
+
+    Examples:
+        >>> from diffusion_link_hf import EmbeddingPairs
+        >>> pairs: Pairs = EmbeddingPairs(torch.ones(2, 4), torch.ones(2, 4))
+    """
 
     source: torch.Tensor
     target: torch.Tensor
@@ -153,6 +158,14 @@ def compute_readouts(
     """What `fit_readouts` gives a bridge, and the same with the Gaussian score and no stack; the bridge has none yet.
 
     Arguments and errors as `fit_readouts`. It takes away read-outs that the bridge had.
+
+    Examples:
+        >>> from diffusion_link_hf import EmbeddingPairs, IdentityBridge
+        >>> train, held = EmbeddingPairs(torch.randn(40, 4), torch.randn(40, 4)).split(0.5, seed=0)
+        >>> how = {**DEFAULTS, "steps": 0, "seed": 0}
+        >>> readouts, gaussian, choice = compute_readouts(IdentityBridge(4), train, held, **how)
+        >>> torch.equal(readouts.cross, gaussian.cross), gaussian.stack is None
+        (True, True)
     """
     if steps < 0 or batch_size < 2 or not learning_rate > 0:
         raise InputError(
