@@ -1,88 +1,97 @@
-"""Builds the tiny pipeline in one command: CLAP, scenes, bridge, language model, decoder, and its judgment by fold.
+"""Builds the pipeline "tiny" in one command, from recordings and captions to a judged folder with its card.
 
-    python examples/tiny/build.py --data esc10 --folds 1 2 3 --judge-folds 4 --output runs/tiny123
-    python examples/tiny/build.py --data esc10 --folds 1 2 3 4 --output runs/tiny
+    python examples/tiny/build.py --data ../shared/data --output runs/tiny
 
-A stage whose result exists is not done again, so a build that was interrupted goes on where it stopped.
+README.md beside this file says what the data folder holds and what has to be installed. A stage whose result exists is
+not done again, so a build that was interrupted goes on where it stopped. The pipeline is in OUTPUT/pipeline.
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-import embed_scenes
-import judge
-import train_clap
-import train_language_model
 import transformers
-
-from diffusion_link_hf import train
 
 logger = logging.getLogger(__name__)
 
 
-def stages(
-    data: Path, folds: list[str], judge_folds: list[str], output: Path
-) -> dict[str, tuple[Path, Callable[[], object]]]:
-    """Name → (file that the stage writes last, what runs it), in order."""
-    recordings = ["--data", str(data), "--folds", *folds]
-    clap, cache, link, words = (output / name for name in ("clap", "cache", "link", "language_model"))
-    pipeline = output / "pipeline"
-    judged = ["--judge-folds", *judge_folds] if judge_folds else []
-    parts = {"clap": str(clap), "link": str(link / "link"), "base_model": str(words)}
-    plan: dict[str, tuple[Path, Callable[[], object]]] = {
-        "clap": (clap / "training.json", lambda: train_clap.main([*recordings, *judged, "--output", str(clap)])),
-        "cache": (
-            cache / "manifest.json",
-            lambda: embed_scenes.main([*recordings, "--clap", str(clap), "--output", str(cache)]),
-        ),
-        "bridge": (link / "metrics.json", lambda: train("tiny-bridge", cache=str(cache), output=str(link))),
-        "language model": (
-            words / "tokenizer_config.json",
-            lambda: train_language_model.main(["--output", str(words)]),
-        ),
-        "decoder": (
-            pipeline / "metrics.json",
-            lambda: train("tiny-decoder", cache=str(cache), output=str(pipeline), **parts),
-        ),
+class Stage(NamedTuple):
+    """A script of this folder, its arguments, and the file that it writes last, in the folder of the build."""
+
+    result: str
+    script: str
+    arguments: tuple[str, ...] = ()
+
+
+def stages(data: Path) -> dict[str, Stage]:
+    """Name → stage, in order."""
+    source = ("--data", str(data))
+    plan = {
+        "vocabulary": Stage("splits.csv", "vocabulary", source),
+        "audio network": Stage("sfx_network/check.json", "convert_sfx_network", ("--output", "sfx_network")),
+        "bank": Stage("bank.json", "bank", source),
+        "clips": Stage("clips/pairs-19.npy", "clips"),
+        "unheard scenes": Stage("unheard/silence.npy", "unheard_scenes", source),
     }
-    if judge_folds:
-        unseen = ["--data", str(data), "--folds", *judge_folds, "--model", str(pipeline)]
-        result = output / "judged.json"
-        plan["judgment"] = (result, lambda: judge.main([*unseen, "--output", str(result)]))
-    return plan
+    for seed in range(2):
+        output = f"taggers/{seed}.pt"
+        plan[f"tagger {seed}"] = Stage(output, "train_tagger", ("--seed", str(seed), "--output", output))
+    plan["training scenes"] = Stage("whole.npy", "feature_scenes")
+    plan["pair tagger"] = Stage("pairs/all.pt", "train_pair_tagger", ("--output", "pairs/all.pt"))
+    for fold in range(3):
+        unheard = ("--without", str(fold))
+        tagger, pairs = f"crossfit/{fold}.pt", f"pairs/{fold}.pt"
+        slow = ("--steps", "2000", "--rate", "1e-3", "--output", tagger)
+        plan[f"tagger without fold {fold}"] = Stage(tagger, "train_tagger", (*unheard, *slow))
+        plan[f"pair tagger without fold {fold}"] = Stage(
+            pairs, "train_pair_tagger", (*unheard, "--steps", "3000", "--output", pairs)
+        )
+    return plan | {
+        "phrases": Stage("phrases.json", "phrases"),
+        "sentences": Stage("text/audiocaps_train.npy", "minilm", source),
+        "made captions": Stage("text/made.npy", "made_captions"),
+        "tokenizer": Stage("tokenizer/tokenizer_config.json", "tokenizer", source),
+        "text tower": Stage("text_tower/training.json", "train_text_tower", source),
+        "clap": Stage("clap/tokenizer_config.json", "assemble_clap"),
+        "cache": Stage("cache/manifest.json", "embed_scenes"),
+        "writer": Stage("writer/decoder/decoder_config.json", "train_writer", source),
+        "pipeline": Stage("pipeline/model_index.json", "assemble_pipeline"),
+        "captions": Stage("captioned/single.jsonl", "caption_unheard"),
+        "scores": Stage("calibration.json", "calibrate"),
+        "judgment": Stage("judged.json", "judge"),
+        "card": Stage("pipeline/README.md", "card", source),
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with index.csv: file_name, label, fold")
-    parser.add_argument("--folds", nargs="+", required=True, help="folds to train on")
-    parser.add_argument("--judge-folds", nargs="*", default=[], help="folds to judge on; none of those trained on")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder of all results; the pipeline goes to pipeline/"
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of sounds/, esc10/ and audiocaps/")
+    parser.add_argument("--output", type=Path, default=Path("runs/tiny"), help="folder of all results")
     args = parser.parse_args(argv)
-    seen = sorted(set(args.folds) & set(args.judge_folds))
-    if seen:
-        parser.error(f"folds {', '.join(seen)} are trained on: judge on others")
+    data = args.data.resolve()
+    for part in ("sounds/index.csv", "esc10/index.csv", "audiocaps/train.csv"):
+        if not (data / part).is_file():
+            parser.error(f"{args.data} has no {part}: see examples/tiny/README.md")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers.logging.set_verbosity_error()
-
     args.output.mkdir(parents=True, exist_ok=True)
-    log = args.output / "seconds.json"
-    seconds = json.loads(log.read_text()) if log.is_file() else {}
-    for name, (result, run) in stages(args.data, args.folds, args.judge_folds, args.output).items():
-        if result.is_file():
-            logger.info("%s: done before", name)
-            continue
-        started = time.perf_counter()
-        run()
-        seconds[name] = round(time.perf_counter() - started)
-        log.write_text(json.dumps(seconds, indent=2) + "\n")
-        logger.info("%s: %d s", name, seconds[name])
+    with contextlib.chdir(args.output):
+        log = Path("seconds.json")
+        seconds = json.loads(log.read_text()) if log.is_file() else {}
+        for name, stage in stages(data).items():
+            if Path(stage.result).is_file():
+                logger.info("%s: done before", name)
+                continue
+            started = time.perf_counter()
+            importlib.import_module(stage.script).main(list(stage.arguments))
+            seconds[name] = round(time.perf_counter() - started)
+            log.write_text(json.dumps(seconds, indent=2) + "\n")
+            logger.info("%s: %d s", name, seconds[name])
 
 
 if __name__ == "__main__":

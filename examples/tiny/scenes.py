@@ -1,294 +1,228 @@
-"""Ten-second scenes mixed from recordings and synthesized sounds, as mel power (training) or samples (judging)."""
+"""Mixes ten-second scenes of the bank's recordings as waveforms, with what is heard in them and when."""
 
-import csv
-from dataclasses import dataclass, field
+import json
+from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
-from captions import Relation, SceneEvent
-from events import EVENTS, LABELS
-from synthesis import SYNTHESIZERS, synthesize
-from tqdm import tqdm
+import soxr
+from scipy.signal import fftconvolve, lfilter
 
-from diffusion_link_hf.audio import SAMPLING_RATE, WINDOW_SAMPLES, load_audio, split_windows
-from diffusion_link_hf.models.log_mel import ClapLogMel
-
-FRAMES = 1001
-SPEEDS = (0.84, 0.89, 0.945, 1.0, 1.06, 1.12, 1.19)
-EXAMPLES_PER_CLASS = 24  # synthesized examples of each class; a recorded class has 24 recordings in three folds
-EVENT_COUNTS = {1: 0.45, 2: 0.45, 3: 0.10}
-TYPICAL_LEVEL = -8.0  # dB, mean mel power of the recordings
-SHARE_OVERLAPPED = 0.6  # of scenes of several events; they are the harder ones
-SHARE_RECORDED = 0.78  # of events; the recorded classes are harder, because they are real
+RATE = 44_100  # Hz
+SECONDS = 10
+SAMPLES = SECONDS * RATE
+LAYOUTS = {"single": 0.46, "overlap": 0.29, "sequence": 0.16, "three": 0.07, "silence": 0.02}
+SPEEDS = (0.86, 0.92, 1.0, 1.0, 1.0, 1.08, 1.16)
 
 
-@dataclass
-class Recordings:
-    """Samples at 48 kHz by class: ``by_label[label]`` is a list of (n,) float32 arrays."""
+class Bank:
+    """The recordings of one split, drawn by class (the square root of its origins), origin, then recording."""
 
-    by_label: dict[str, list[np.ndarray]]
-    names: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self, splits: set[str], exponent: float = 0.5):
+        self.samples = np.memmap("bank.i16", np.int16, "r")
+        self.rows = [row for row in json.loads(Path("bank.json").read_text()) if row["split"] in splits]
+        self.tree: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+        for row in self.rows:
+            self.tree[row["name"]][row["group"]].append(row)
+        self.names = sorted(self.tree)
+        weight = np.array([sum(0.25 if row_made(group) else 1.0 for group in self.tree[name]) for name in self.names])
+        weight = np.maximum(weight, 1.0) ** exponent
+        self.probability = weight / weight.sum()
 
+    def read(self, row: dict) -> np.ndarray:
+        """(n,) float32, peak 0.9."""
+        return self.samples[row["start"] : row["start"] + row["length"]].astype(np.float32) / 32768
 
-def load_recordings(folder: Path, folds: set[int]) -> Recordings:
-    """Recordings of ``folder/index.csv`` (file_name, label, fold) in the given folds."""
-    by_label: dict[str, list[np.ndarray]] = {}
-    names: dict[str, list[str]] = {}
-    with open(folder / "index.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["label"] not in EVENTS:
-                raise ValueError(
-                    f"{folder / 'index.csv'}: unknown label {row['label']!r}; known are {', '.join(EVENTS)}"
-                )
-            if int(row["fold"]) in folds:
-                by_label.setdefault(row["label"], []).append(load_audio(folder / row["file_name"]))
-                names.setdefault(row["label"], []).append(row["file_name"])
-    return Recordings(by_label, names)
-
-
-def synthesized(seed: int, per_class: int = EXAMPLES_PER_CLASS) -> Recordings:
-    """``per_class`` examples of every synthesized class."""
-    rng = np.random.default_rng(seed)
-    return Recordings({label: [synthesize(label, rng) for _ in range(per_class)] for label in SYNTHESIZERS})
+    def draw(self, rng: np.random.Generator, name: str | None = None, but: set[str] = frozenset()) -> dict:
+        while name is None or name in but:
+            name = self.names[rng.choice(len(self.names), p=self.probability)]
+        groups = list(self.tree[name])
+        weight = np.array([0.25 if row_made(group) else 1.0 for group in groups])
+        rows = self.tree[name][groups[rng.choice(len(groups), p=weight / weight.sum())]]
+        return rows[rng.integers(len(rows))]
 
 
-def _looped_power(front_end: ClapLogMel, samples: np.ndarray) -> np.ndarray:
-    """(n // hop, 64) mel power of endlessly repeated ``samples``: tiling it gives the click where two copies meet.
-
-    A recording shorter than a window is repeat-padded when it is captioned. A click that training never had is taken
-    for an event: captions said "… and then a person sneezes".
-    """
-    frames, margin = len(samples) // front_end.hop_length, 3  # 3 hops > half an FFT window
-    period = samples[: frames * front_end.hop_length]
-    looped = np.pad(period, margin * front_end.hop_length, mode="wrap")
-    return front_end.mel_power(torch.from_numpy(looped)[None])[0, margin : margin + frames].numpy()
+def row_made(group: str) -> bool:
+    return group.startswith("made:")
 
 
-class MelBank:
-    """Mel power of every recording at every speed, computed once, so that a scene is a few additions.
-
-    Powers of unrelated sounds add (their cross terms average out over a mel band), which is why mixing may be done
-    after the filter bank: 32 scenes in tens of milliseconds instead of seconds.
-    """
-
-    def __init__(self, recordings: Recordings, speeds=SPEEDS, front_end: ClapLogMel | None = None):
-        import soxr
-
-        front_end = front_end or ClapLogMel()
-        self.labels = sorted(recordings.by_label)
-        self.items: dict[str, list[list[np.ndarray]]] = {}
-        for label in tqdm(self.labels, desc="mel bank", unit="class"):
-            self.items[label] = []
-            for samples in recordings.by_label[label]:
-                versions = []
-                for speed in speeds:
-                    at_speed = soxr.resample(samples, SAMPLING_RATE * speed, SAMPLING_RATE) if speed != 1 else samples
-                    power = _looped_power(front_end, at_speed)
-                    # Equal energy for all, or a quiet recording would be labeled where nobody can hear it.
-                    versions.append(power / max(1e-9, float(power.mean())))
-                self.items[label].append(versions)
-
-    def draw(self, label: str, rng: np.random.Generator) -> np.ndarray:
-        """Mel power (T, 64), mean 1, of a random recording of ``label`` at a random speed."""
-        versions = self.items[label][rng.integers(len(self.items[label]))]
-        return versions[rng.integers(len(versions))]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is in a scene, for its captions and tags. Events are in the order of their first sound."""
-
-    events: tuple[SceneEvent, ...]
-    relation: Relation
-
-    @property
-    def tags(self) -> np.ndarray:
-        """(len(LABELS),) float32, 1 where the class occurs."""
-        present = {event.label for event in self.events}
-        return np.array([label in present for label in LABELS], dtype=np.float32)
-
-    @property
-    def meaning(self) -> tuple:
-        """Scenes with equal meaning may exchange captions: what, in which order if it matters, and how it is heard."""
-        events = self.events if self.relation == "sequence" else sorted(self.events, key=repr)
-        return (self.relation, *events)
-
-
-def _equalizer(rng: np.random.Generator, decibel: float = 2.0) -> np.ndarray:
-    """(64,) power gains: a smooth random curve over the mel bands."""
-    knots = rng.normal(0, decibel, 6)
-    return 10 ** (np.interp(np.linspace(0, 5, 64), np.arange(6), knots) / 10)
-
-
-_DISTANCE = 10 ** (-np.linspace(2, 18, 64) / 10)  # far sounds lose their treble
-# dB between events of equal energy
-_GAIN = {"loud": (4, 8), "normal": (-4, 4), "faint": (-11, -6), "distant": (-10, -4)}
-
-
-def _warped(mel: np.ndarray, rng: np.random.Generator, bands: float = 1.5, stretch: float = 0.1) -> np.ndarray:
-    """(T, 64) power moved by up to ``bands`` mel bands and played up to a tenth slower or faster, each alone."""
-    if rng.random() < 0.6:
-        shift = rng.uniform(-bands, bands)
-        whole = int(np.floor(shift))
-        part = np.float32(shift - whole)
-        padded = np.pad(mel, ((0, 0), (4, 4)), mode="edge")
-        mel = (1 - part) * padded[:, 4 - whole : 68 - whole] + part * padded[:, 3 - whole : 67 - whole]
-    if rng.random() < 0.6:
-        frames = int(len(mel) * np.exp(rng.uniform(-stretch, stretch)))
-        mel = mel[np.linspace(0, len(mel) - 1, frames).round().astype(int)]
-    return mel
-
-
-def _trimmed(mel: np.ndarray) -> np.ndarray:
-    """Without the frames at either end that are 50 dB below the loudest; at least 0.4 s."""
-    energy = mel.sum(1)
-    heard = np.flatnonzero(energy > energy.max() * 1e-5)
-    return mel[heard[0] : max(heard[-1] + 1, heard[0] + 40)]
-
-
-def _place(mel: np.ndarray, start: int, stop: int, bouts: int, rng: np.random.Generator) -> np.ndarray:
-    """(1001, 64) power with ``mel`` in frames start…stop: repeated to fill them, or in several bouts with pauses."""
-    out = np.zeros((FRAMES, 64), dtype=np.float32)
-    length = stop - start
-    if bouts == 1:
-        filled = np.concatenate([mel] * (length // len(mel) + 1))[:length]
-        if rng.random() < 0.35:
-            filled = np.roll(filled, rng.integers(length), axis=0)
-        out[start:stop] = filled
-        return out
-    slot = length // bouts
-    sounding = max(40, int(slot * rng.uniform(0.45, 0.65)))
-    # The loudest stretch of the recording is the bout, so that each of them really holds the sound.
-    energy = np.convolve(mel.sum(1), np.ones(min(sounding, len(mel))), "valid")
-    bout = mel[int(energy.argmax()) :][:sounding]
-    for k in range(bouts):
-        at = start + k * slot + int(rng.integers(max(1, slot - len(bout))))
-        out[at : min(stop, at + len(bout))] += bout[: max(0, min(stop, at + len(bout)) - at)]
+def repeat_pad(samples: np.ndarray, length: int = SAMPLES) -> np.ndarray:
+    """As the package pads a short recording: whole copies one after the other, then zeros."""
+    out = np.zeros(length, np.float32)
+    samples = samples[:length]
+    copies = length // len(samples)
+    out[: copies * len(samples)] = np.tile(samples, copies)
     return out
 
 
-class SceneMixer:
-    """Draws random scenes from a mel bank: mel power with moderate augmentation, and what is in them."""
-
-    def __init__(
-        self,
-        bank: MelBank,
-        counts: dict[int, float] = EVENT_COUNTS,
-        share_recorded: float = SHARE_RECORDED,
-        share_overlapped: float = SHARE_OVERLAPPED,
-    ):
-        self.bank = bank
-        self.counts = counts
-        self.share_recorded = share_recorded
-        self.share_overlapped = share_overlapped
-        self.synthesized = [label for label in bank.labels if label in SYNTHESIZERS]
-        self.recorded = [label for label in bank.labels if label not in SYNTHESIZERS]
-
-    def _labels(self, n: int, rng: np.random.Generator) -> list[str]:
-        labels: list[str] = []
-        while len(labels) < n:
-            recorded = not self.synthesized or (self.recorded and rng.random() < self.share_recorded)
-            label = str(rng.choice(self.recorded if recorded else self.synthesized))
-            if label not in labels:
-                labels.append(label)
-        return labels
-
-    def _event(self, label: str, alone: bool, rng: np.random.Generator) -> SceneEvent:
-        distant = rng.random() < 0.1
-        loudness = "normal"
-        if not distant:
-            loudness = str(rng.choice(["normal", "loud", "faint"], p=[0.84, 0.08, 0.08]))
-        bouts = int(rng.choice([1, 2, 3], p=[0.84, 0.08, 0.08])) if alone or rng.random() < 0.5 else 1
-        return SceneEvent(label, loudness, distant, bouts)
-
-    def _recording(self, label: str, rng: np.random.Generator) -> np.ndarray:
-        """(T, 64) mel power of a recording, some of them trimmed, followed by silence, cropped, or two at once."""
-        mel = _warped(self.bank.draw(label, rng), rng)
-        # Three of four sneezes of ESC-10, and few other sounds, were filled up to 5 s with digital silence. Silence
-        # cut off here and added there is no longer what a sneeze is known by.
-        if rng.random() < 0.5:
-            mel = _trimmed(mel)
-        if rng.random() < 0.25:
-            mel = np.pad(mel, ((0, int(rng.integers(20, 300))), (0, 0)))
-        if rng.random() < 0.3 and len(mel) > 300:
-            first = int(rng.integers(len(mel) // 4))
-            mel = mel[first : first + int(len(mel) * 0.75)]
-        if rng.random() < 0.4:  # two recordings of one class together are one more recording of it
-            other = _warped(self.bank.draw(label, rng), rng)
-            length = min(len(mel), len(other))
-            mel = mel[:length] + other[:length] * np.float32(10 ** (rng.uniform(-8, 0) / 10))
-        return mel
-
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
-        """One scene: mel power (1001, 64) float32 and its content."""
-        n = int(rng.choice(list(self.counts), p=list(self.counts.values())))
-        events = [self._event(label, n == 1, rng) for label in self._labels(n, rng)]
-        relation: Relation = "single" if n == 1 else "overlap" if rng.random() < self.share_overlapped else "sequence"
-        bounds = np.linspace(0, FRAMES, n + 1).astype(int)
-        if relation == "sequence":
-            bounds[1:-1] += rng.integers(-60, 61, n - 1)
-        power = np.zeros((FRAMES, 64), dtype=np.float32)
-        master = rng.normal(TYPICAL_LEVEL, 8)
-        for k, event in enumerate(events):
-            start, stop = (bounds[k], bounds[k + 1]) if relation == "sequence" else (0, FRAMES)
-            if rng.random() < 0.2:  # a gap before or after
-                gap = int(rng.integers((stop - start) // 3))
-                start, stop = (start + gap, stop) if rng.random() < 0.5 else (start, stop - gap)
-            mel = self._recording(event.label, rng)
-            gain = rng.uniform(*_GAIN["distant" if event.distant else event.loudness])
-            eq = _equalizer(rng) * (_DISTANCE if event.distant else 1.0)
-            power += _place(mel * (eq * 10 ** ((gain + master) / 10)).astype(np.float32), start, stop, event.bouts, rng)
-        if rng.random() < 0.5:  # a noise floor, as every microphone has
-            level = 10 ** rng.uniform(-10, -3)
-            power += (level * rng.chisquare(8, (FRAMES, 64)) / 8).astype(np.float32)
-        if rng.random() < 0.25:  # a noisy place
-            level = power.mean() * 10 ** (rng.uniform(-35, -12) / 10)
-            slope = 10 ** (np.linspace(0, rng.uniform(-15, 5), 64) / 10)
-            power += (level * slope * rng.chisquare(4, (FRAMES, 64)) / 4).astype(np.float32)
-        if rng.random() < 0.5:
-            t, f = int(rng.integers(FRAMES - 60)), int(rng.integers(58))
-            power[t : t + int(rng.integers(10, 60))] *= 1e-3
-            power[:, f : f + int(rng.integers(1, 6))] *= 1e-2
-        return power, Scene(tuple(events), relation)
-
-    def batch(self, n: int, rng: np.random.Generator) -> tuple[torch.Tensor, list[Scene]]:
-        """``n`` scenes: log-mel (n, 1, 1001, 64) float32 dB, and their contents."""
-        drawn = [self.draw(rng) for _ in range(n)]
-        power = torch.from_numpy(np.stack([power for power, _ in drawn]))
-        return (10 * power.clamp_min(1e-10).log10())[:, None], [scene for _, scene in drawn]
+def faded(samples: np.ndarray, seconds: float = 0.01) -> np.ndarray:
+    n = min(len(samples) // 2, int(seconds * RATE))
+    samples = samples.copy()
+    if n:
+        ramp = np.linspace(0, 1, n, dtype=np.float32)
+        samples[:n] *= ramp
+        samples[-n:] *= ramp[::-1]
+    return samples
 
 
-def judged_scenes(
-    recordings: Recordings, relation: Relation, n: int, seed: int
-) -> list[tuple[np.ndarray, frozenset[str]]]:
-    """Test scenes made of samples: (480000,) float32 windows and the set of events in each.
+def loudness(samples: np.ndarray) -> float:
+    """Root mean square of the loudest half of 50-ms pieces: that of the sound, not of its pauses."""
+    n = 2205
+    if len(samples) < n:
+        return float(np.sqrt((samples**2).mean()) + 1e-9)
+    pieces = np.sort((samples[: len(samples) // n * n].reshape(-1, n) ** 2).mean(1))
+    return float(np.sqrt(pieces[len(pieces) // 2 :].mean()) + 1e-9)
 
-    "single" is every recording just as a user would submit it, repeat-padded (``n`` is ignored). "overlap" adds two
-    recordings of different classes at levels within ±3 dB of equal energy; "sequence" puts one after the other.
+
+class Mixer:
+    """Random scenes.
+
+    Args:
+        augment: False leaves speed, noise, distance and distortion out.
     """
-    rng = np.random.default_rng(seed)
-    if relation == "single":
-        return [
-            (split_windows(samples)[0].samples, frozenset([label]))
-            for label, items in sorted(recordings.by_label.items())
-            for samples in items
-        ]
-    scenes = []
-    labels = sorted(recordings.by_label)
-    while len(scenes) < n:
-        pair = [str(label) for label in rng.choice(labels, 2, replace=False)]
-        first, second = (recordings.by_label[label][rng.integers(len(recordings.by_label[label]))] for label in pair)
-        if relation == "sequence":
-            mixed = np.concatenate([first, second])
+
+    def __init__(self, bank: Bank, augment: bool = True):
+        self.bank, self.augment = bank, augment
+
+    def recording(self, row: dict, rng: np.random.Generator) -> np.ndarray:
+        samples = self.bank.read(row)
+        if self.augment:
+            speed = SPEEDS[rng.integers(len(SPEEDS))]
+            if speed != 1.0:
+                samples = soxr.resample(samples, RATE * speed, RATE, quality="LQ")
+            if len(samples) > 3 * RATE and rng.random() < 0.5:  # a crop
+                length = int(len(samples) * rng.uniform(0.3, 0.9))
+                first = int(rng.integers(len(samples) - length + 1))
+                samples = samples[first : first + length]
+            if rng.random() < 0.15:  # a room
+                n = int(rng.uniform(0.1, 0.7) * RATE)
+                impulse = rng.standard_normal(n).astype(np.float32) * np.exp(-6 * np.arange(n, dtype=np.float32) / n)
+                tail = fftconvolve(samples, impulse / np.sqrt((impulse**2).sum()))[: len(samples) + n // 2]
+                tail[: len(samples)] += samples * rng.uniform(0.5, 3)
+                samples = tail.astype(np.float32)
+        return samples
+
+    def _fill(self, row: dict, length: int, how: str, rng: np.random.Generator) -> tuple[np.ndarray, float, float, int]:
+        """One event in ``length`` samples: (samples, start and end of it in seconds, bouts)."""
+        samples = self.recording(row, rng)
+        out = np.zeros(length, np.float32)
+        if how == "repeat":
+            return repeat_pad(samples, length), 0.0, length / RATE, 1
+        if how == "once":  # with silence before and after
+            samples = faded(samples[:length], 0.003)
+            first = int(rng.integers(length - len(samples) + 1))
+            out[first : first + len(samples)] = samples
+            return out, first / RATE, (first + len(samples)) / RATE, 1
+        if how == "bouts":
+            bouts, at, ends, begun = 0, rng.uniform(0, 0.1) * length, 0, None
+            wanted, gap = int(rng.integers(2, 9)), rng.uniform(0.05, 1.5)
+            others = self.bank.tree[row["name"]][row["group"]]
+            while bouts < wanted and at < length - 0.1 * RATE:
+                bout = faded(samples[: int(rng.uniform(0.8, 3.0) * RATE)], 0.003)[: length - int(at)]
+                out[int(at) : int(at) + len(bout)] += bout * rng.uniform(0.7, 1)
+                begun = at / RATE if begun is None else begun
+                ends, bouts = (at + len(bout)) / RATE, bouts + 1
+                at += len(bout) + gap * rng.uniform(0.6, 1.4) * RATE
+                if rng.random() < 0.5:
+                    samples = self.recording(others[rng.integers(len(others))], rng)
+            return out, begun, ends, bouts
+        # looped: as long as needed, from a random place
+        looped = np.tile(faded(samples, 0.02), length // len(samples) + 2)
+        first = int(rng.integers(len(samples)))
+        return looped[first : first + length], 0.0, length / RATE, 1
+
+    def _how(self, row: dict, length: int, alone: bool, rng: np.random.Generator) -> str:
+        seconds = row["length"] / RATE
+        ways = ["repeat", "once", "bouts", "looped"]
+        if seconds > 4:
+            weight = [0.45, 0.25, 0.0, 0.3]
+        elif seconds > 1:
+            weight = [0.3, 0.25, 0.3, 0.15]
         else:
-            length = min(len(first), len(second))
-            first, second = first[:length], second[:length]
-            balance = np.sqrt((first**2).mean() / max(1e-12, (second**2).mean())) * 10 ** (rng.uniform(-3, 3) / 20)
-            mixed = first + second * np.float32(balance)
-        mixed = mixed / max(1.0, float(np.abs(mixed).max()))
-        window = split_windows(mixed.astype(np.float32))[0].samples
-        if len(window) != WINDOW_SAMPLES:
-            raise AssertionError(f"a window of {len(window)} samples")
-        scenes.append((window, frozenset(pair)))
-    return scenes
+            weight = [0.3, 0.25, 0.4, 0.05]
+        return str(rng.choice(ways, p=weight))
+
+    def draw(self, rng: np.random.Generator, layout: str | None = None) -> tuple[np.ndarray, dict]:
+        """A scene, (441000,) float32, and its layout and events: class, recording, times and level of each."""
+        layout = layout or str(rng.choice(list(LAYOUTS), p=list(LAYOUTS.values())))
+        if layout == "silence":
+            return silence(rng), {"layout": "silence", "events": [], "peak_db": None}
+        count = {"single": 1, "overlap": 2, "sequence": 2, "three": 3}[layout]
+        ordered = layout == "sequence" or (layout == "three" and rng.random() < 0.5)
+        out, events, names = np.zeros(SAMPLES, np.float32), [], set()
+        bounds = np.linspace(0, SAMPLES, count + 1)
+        if ordered:
+            bounds[1:-1] += rng.uniform(-1.5, 1.5, count - 1) * RATE
+        for k in range(count):
+            row = self.bank.draw(rng, but=names)
+            names.add(row["name"])
+            first, last = (int(bounds[k]), int(bounds[k + 1])) if ordered else (0, SAMPLES)
+            samples, start, end, bouts = self._fill(
+                row, last - first, self._how(row, last - first, count == 1, rng), rng
+            )
+            distant = bool(self.augment and rng.random() < 0.12)
+            if distant:
+                samples = lfilter([0.25], [1, -0.75], samples).astype(np.float32)
+            level = rng.uniform(-11, -4) if distant else rng.uniform(-5, 5)
+            if count > 1 or rng.random() < 0.5:
+                samples = samples * np.float32(10 ** (level / 20) * 0.1 / loudness(samples))
+            out[first:last] += samples
+            events.append(
+                {
+                    "name": row["name"],
+                    "fine": row["fine"],
+                    "file": row["file"],
+                    "start": round(start + first / RATE, 2),
+                    "end": round(end + first / RATE, 2),
+                    "level": round(float(level), 1),
+                    "bouts": bouts,
+                    "distant": distant,
+                }
+            )
+        out /= np.abs(out).max() + 1e-9
+        if self.augment:
+            out = distort(out, rng)
+        if not ordered:
+            events.sort(key=lambda event: event["start"])
+            # Sounds with a silence between them follow one another after all.
+            ordered = count > 1 and all(a["end"] < b["start"] for a, b in pairwise(events))
+        return out, {"layout": "single" if count == 1 else "sequence" if ordered else "overlap", "events": events}
+
+
+def noise(rng: np.random.Generator, length: int = SAMPLES) -> np.ndarray:
+    """Noise of unit deviation, between white and brown."""
+    white = rng.standard_normal(length).astype(np.float32)
+    pole = rng.choice([0.0, 0.5, 0.9, 0.98])
+    out = lfilter([1], [1, -pole], white).astype(np.float32)
+    return out / out.std()
+
+
+def silence(rng: np.random.Generator) -> np.ndarray:
+    """Nothing to hear: zeros, rounding noise, or a faint hiss or hum. Not normalized."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return np.zeros(SAMPLES, np.float32)
+    if kind == 1:
+        return (rng.integers(-1, 2, SAMPLES) / 32768).astype(np.float32)
+    level = 10 ** (rng.uniform(-95, -62) / 20)
+    if kind == 2:
+        return noise(rng) * np.float32(level)
+    hum = np.sin(2 * np.pi * rng.choice([50, 60, 100, 120]) * np.arange(SAMPLES) / RATE).astype(np.float32)
+    return (hum + 0.3 * noise(rng)) * np.float32(level)
+
+
+def distort(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What microphones and telephones do: noise, clipping, 8-kHz sampling. Peak 1 in, peak about 1 out."""
+    if rng.random() < 0.35:
+        samples = samples + noise(rng) * np.float32(10 ** (rng.uniform(-80, -38) / 20))
+    if rng.random() < 0.08:  # a noisy place
+        samples = samples + noise(rng) * np.float32(loudness(samples) * 10 ** (rng.uniform(-22, -8) / 20))
+    if rng.random() < 0.06:
+        samples = np.clip(samples, -(c := rng.uniform(0.15, 0.6)), c)
+    if rng.random() < 0.08:
+        narrow = float(rng.choice([8_000, 11_025, 16_000]))
+        low = soxr.resample(samples, RATE, narrow, quality="LQ")
+        samples = soxr.resample(low, narrow, RATE, quality="LQ")[:SAMPLES]
+        samples = np.pad(samples, (0, SAMPLES - len(samples)))
+    return samples.astype(np.float32)

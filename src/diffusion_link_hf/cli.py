@@ -12,7 +12,20 @@ from . import __version__
 from .commands.options import option_words
 from .errors import DiffusionLinkError
 
-COMMANDS = ("caption", "embed", "train", "train_bridge", "gap", "evaluate", "test", "score", "push", "convert_laion")
+COMMANDS = (
+    "caption",
+    "search",
+    "classify",
+    "embed",
+    "train",
+    "train_bridge",
+    "gap",
+    "evaluate",
+    "test",
+    "score",
+    "push",
+    "convert_laion",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

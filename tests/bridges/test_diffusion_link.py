@@ -1,6 +1,7 @@
 """The link: its network against an independent float64 one, normalization, noise, saving and loading."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from diffusion_link_hf import BridgeModel, DiffusionLinkModel
 from diffusion_link_hf.bridges.sampling import ddim_sample, make_scheduler, shallow_timesteps
 from diffusion_link_hf.errors import InputError, ModelFolderError
-from diffusion_link_hf.loading import default_pipeline_folder
 from support.bridges import numpy_mlp, weights_of
 from support.models import EMBEDDING_DIM, make_link, make_responsive_link
 
@@ -310,8 +310,8 @@ def former_weights(link: DiffusionLinkModel) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [True, False])
 def test_folders_of_the_former_layout_load(tmp_path, low_cpu_mem_usage):
-    """The link of "tiny" is one; it is saved in the present layout."""
-    folder = default_pipeline_folder() / "link"
+    """One of before the move; it is saved in the present layout."""
+    folder = Path(__file__).resolve().parents[1] / "fixtures" / "before_the_move" / "links" / "diffusion_link"
     former = load_file(folder / "diffusion_pytorch_model.safetensors")
     assert {"proj_in.weight", "blocks.0.in_layers.0.weight"} <= set(former)
     for cls in (DiffusionLinkModel, BridgeModel):

@@ -38,3 +38,25 @@ def test_wrong_width_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelFolderError):
         PrefixProjector.from_pretrained(tmp_path)
+
+
+def test_slots_share_their_weights(tmp_path):
+    """Each event is read as if it were the first and only one, and the prefixes follow one another."""
+    torch.manual_seed(0)
+    plain, slotted = PrefixProjector(9, 6, 2, 2), PrefixProjector(9, 6, 2, 2, slots=[[3, 5], [5, 7]])
+    slotted.load_state_dict(plain.state_dict())
+    embeds = torch.randn(4, 9)
+    first, second = embeds.clone(), embeds.clone()
+    first[:, 5:7] = 0
+    second[:, 3:5], second[:, 5:7] = embeds[:, 5:7], 0
+    expected = torch.cat([plain(first), plain(second)], dim=1)
+    assert torch.equal(slotted(embeds), expected)
+    assert slotted(embeds).shape == (4, 4, 6)
+    slotted.save_pretrained(tmp_path)
+    assert torch.equal(PrefixProjector.from_pretrained(tmp_path)(embeds), expected)
+
+
+@pytest.mark.parametrize("slots", [[], [[0, 2], [2, 5]], [[0, 2], [1, 3]], [[6, 9]], [[2, 2]], [3], "ab", [[0, 1, 2]]])
+def test_slots_are_places_of_one_width(slots):
+    with pytest.raises(InputError, match="slots"):
+        PrefixProjector(8, 6, slots=slots)

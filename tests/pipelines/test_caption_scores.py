@@ -19,7 +19,7 @@ SILENT = np.zeros(RATE, np.float32)
 @pytest.fixture(scope="module")
 def pipe() -> AudioCaptionPipeline:
     pipe = make_pipeline()
-    return AudioCaptionPipeline(**{**pipe.components, "scorer": CaptionScorer(0.5, [1.0, 0.2, -0.01], 0.0)})
+    return AudioCaptionPipeline(**{**pipe.components, "scorer": CaptionScorer(0.5, [1.0, 0.2, -0.01, 0.5], 0.0)})
 
 
 def recordings(count: int = 5) -> list[np.ndarray]:
@@ -39,7 +39,7 @@ def test_scores_are_the_scorers_of_the_pipelines_features(pipe):
     output = pipe(audio, RATE)
     embeds = pipe.encode_audio([split_windows(each)[0] for each in audio])
     features = pipe.caption_features(embeds, output.captions)
-    assert features.shape == (3, 3)
+    assert features.shape == (3, 4)
     assert output.scores == pipe.scorer.scores(features).tolist()
     cosine = (embeds * pipe.clap.encode_text(output.captions)).sum(1)
     torch.testing.assert_close(features[:, 0], cosine, atol=1e-5, rtol=0)
@@ -116,7 +116,7 @@ def test_features_need_a_caption_for_each_row(pipe):
     for captions in (["a", "b"], "a"):
         with pytest.raises(InputError, match="captions"):
             pipe.caption_features(embeds, captions)
-    assert pipe.caption_features(embeds[:0], []).shape == (0, 3)
+    assert pipe.caption_features(embeds[:0], []).shape == (0, 4)
 
 
 def test_the_command_prints_scores(pipe, tmp_path, capsys):

@@ -83,10 +83,13 @@ def make_everyday_clap(seed: int = 0) -> EverydayClapEncoder:
         "max_position_embeddings": 70,
         "type_vocab_size": 1,
     }
-    tags = ["bell", "dog", "rain", "silence", "speech"]
-    model = EverydayClapModel(EverydayClapConfig(tags, hidden_size=12, num_networks=2, text_config=text))
+    tags = ["bell", "dog", "rain", "silence", "speech", "wind"]
+    config = EverydayClapConfig(
+        tags, ["hand bell", "church bell"], hidden_size=12, num_networks=2, pair_hidden_size=10, text_config=text
+    )
+    model = EverydayClapModel(config)
     with torch.no_grad():
-        for table in (model.space.sentences, model.space.codes, model.space.orders):
+        for table in (model.space.sentences, model.space.codes, model.space.fine_codes, model.space.planes):
             table.normal_()
         for block in model.network.blocks:  # strong enough that features differ from sound to sound
             for convolution in (block.conv1, block.conv2):

@@ -136,11 +136,11 @@ def _csv(captioned: Iterable[CaptionedFile]) -> Iterator[str]:
         out = io.StringIO()
         writer = csv.writer(out)
         for row in one.rows():
-            writer.writerow([_cell(row[name]) for name in names])
+            writer.writerow([as_cell(row[name]) for name in names])
         yield out.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def as_cell(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe in front, which makes it text."""
     if isinstance(value, str):
         return f"'{value}" if value.startswith(RUN_BY_SPREADSHEETS) else value

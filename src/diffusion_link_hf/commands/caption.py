@@ -9,6 +9,7 @@ from ..errors import AudioError, InputError
 from .captions_printed import print_captions, printable
 from .loaded_pipeline import add_loading_options, load_pipeline
 from .options import positive, seconds
+from .progress_bar import file_bar
 from .quiet import quiet_libraries
 
 DESCRIPTION = """Print a line for each ten seconds of each recording: its name and its caption; or write a file. The
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             return 1 if failed else 0
         if "-" in args.paths:
             raise InputError("-", "is standard input, which cannot be resumed", "Leave out --output")
-        with _bar(args.paths) as bar:
+        with file_bar(args.paths) as bar:
 
             def note(captioned) -> None:
                 bar.update()
@@ -104,10 +105,3 @@ def run(args: argparse.Namespace) -> int:
 def _may_exist(path: str) -> bool:
     _, first = next(iter_sources(path))
     return not isinstance(first, AudioError) and (not isinstance(first, str) or os.path.exists(first))
-
-
-def _bar(paths: list[str]):
-    from tqdm import tqdm
-
-    total = sum(1 for _ in iter_sources(paths)) if sys.stderr.isatty() else None
-    return tqdm(total=total, unit="file", disable=not sys.stderr.isatty(), smoothing=0.05, leave=False)

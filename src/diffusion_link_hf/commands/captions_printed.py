@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..applications.captioned import CaptionedFile
@@ -18,18 +18,28 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def print_json(row: dict[str, Any]) -> None:
+    """A value as one line, in ASCII where the terminal can show no other characters."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    print(line, flush=True)
+
+
+def print_error(error: str) -> None:
+    """A line on standard error."""
+    print(printable(f"diffusion-link: {error}"), file=sys.stderr, flush=True)
+
+
 def print_captions(captioned: "CaptionedFile", as_json: bool, with_scores: bool) -> None:
     """A line for each caption on standard output, or the error on standard error; or all as one JSON line."""
     if as_json:
-        line = json.dumps(captioned.as_json(), ensure_ascii=False)
-        try:
-            line.encode(sys.stdout.encoding or "utf-8")
-        except UnicodeEncodeError:
-            line = json.dumps(captioned.as_json())
-        print(line, flush=True)
+        print_json(captioned.as_json())
         return
     if captioned.error is not None:
-        print(printable(f"diffusion-link: {captioned.error}"), file=sys.stderr, flush=True)
+        print_error(captioned.error)
     for segment in captioned.segments:
         span = f" [{segment.start:g}–{segment.end:g} s]" if len(captioned.segments) > 1 else ""
         texts = [segment.text, *segment.alternatives]

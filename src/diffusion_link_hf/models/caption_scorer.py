@@ -11,7 +11,7 @@ from diffusers.configuration_utils import register_to_config
 from ..errors import InputError, ModelFolderError
 from ..loading import LoadPath, read_json
 
-FEATURES = ("cosine", "log_probability", "tokens")
+FEATURES = ("cosine", "log_probability", "tokens", "log_certainty")
 SILENCE_CAPTION = "Silence"
 NEWTON_STEPS = 50
 
@@ -20,11 +20,12 @@ class CaptionScorer(ConfigMixin):
     """A calibrated score for captions: logistic regression on what the captioner itself knows.
 
     The features of a caption are the cosine of its text embedding and the audio embedding, the decoder's mean
-    log-probability per token, and the number of tokens. Fit it on recordings that no training heard.
+    log-probability per token, the number of tokens, and the logarithm of the encoder's own certainty, which is 0 for
+    encoders that have none. Fit it on recordings that no training heard.
 
     Args:
         bias: of the regression.
-        weights: of the three features.
+        weights: of the four features.
         unknown_below: captions with a lower score are hedged, see `hedge`; 0 hedges none.
         silence_dbfs: dB relative to full scale; a window whose loudest 186 ms are fainter is called silence.
 
@@ -34,7 +35,7 @@ class CaptionScorer(ConfigMixin):
     Examples:
         >>> import torch
         >>> from diffusion_link_hf import CaptionScorer
-        >>> features = torch.tensor([[0.9, -0.4, 8.0], [0.8, -0.6, 9.0], [0.3, -2.0, 8.0], [0.2, -1.5, 9.0]])
+        >>> features = torch.tensor([[0.9, -0.4, 8, 0], [0.8, -0.6, 9, 0], [0.3, -2, 8, 0], [0.2, -1.5, 9, 0]])
         >>> scorer = CaptionScorer.fit(features, torch.tensor([True, True, False, False]))
         >>> [round(score) for score in scorer.scores(features).tolist()]
         [1, 1, 0, 0]
@@ -60,7 +61,7 @@ class CaptionScorer(ConfigMixin):
         check_unknown_below(unknown_below)
 
     def scores(self, features: torch.Tensor) -> torch.Tensor:
-        """(N, 3) features → (N,) float64 probabilities that a caption is right."""
+        """(N, 4) features → (N,) float64 probabilities that a caption is right."""
         weights = torch.tensor(list(self.config.weights), dtype=torch.float64)
         return torch.sigmoid(features.double().cpu() @ weights + self.config.bias)
 
@@ -87,7 +88,7 @@ class CaptionScorer(ConfigMixin):
         """Logistic regression by Newton's method.
 
         Args:
-            features: (N, 3) of captions of recordings that no training heard.
+            features: (N, 4) of captions of recordings that no training heard.
             right: (N,) bool, whether a caption is right.
             ridge: weight of the squared weights, which keeps them finite where a feature separates all.
             settings: ``unknown_below`` and ``silence_dbfs``.

@@ -148,6 +148,13 @@ class ClapEncoder(nn.Module):
             features = features.expand(-1, 4, -1, -1)
         return self.model.get_audio_features(input_features=features, is_longer=is_longer).pooler_output
 
+    def log_certainty(self, embeds: torch.Tensor) -> torch.Tensor:
+        """(B, D) audio embeddings → (B,) float32, the logarithm of how sure of them the encoder is; 0 is sure.
+
+        Encoders that know their doubt override it.
+        """
+        return embeds.new_zeros(len(embeds), dtype=torch.float32)
+
     def encode_audio(self, waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Windows of ten seconds at 48 kHz → embeddings.
 

@@ -28,28 +28,31 @@ from ..loading_options import LoadingOptions
 from ..tensors import cast_floats, dense_floats
 from .clap import EVERYDAY_CLAP, REFERENCE_FILE, ClapEncoder, check_waveforms
 from .levels import loudest_dbfs
+from .pair_tagger import PairTagger
 from .sfx_network import SFX_SAMPLING_RATE, STEP_SECONDS, SfxLogMel, SfxNetwork
 from .sound_tagger import WINDOW_STEPS, WINDOW_STRIDE, SoundTagger
-from .tag_embedding import EMBEDDING_DIM, TagEmbedding
+from .tag_embedding import DOUBT, EMBEDDING_DIM, EVENTS, HeardEvents, TagEmbedding
 
 RESAMPLED = WINDOW_SAMPLES * SFX_SAMPLING_RATE // SAMPLING_RATE  # 441,000
 NUM_WINDOWS = 12  # of 1.7 s, in ten seconds
 SILENCE = "silence"  # the tag that every model has
-ENERGY = {"sentence": 0.55, "events": 0.30, "order": 0.10, "relation": 0.05}
+LEAST_TAGS = 6
 
 
 class EverydayClapConfig(PreTrainedConfig):
     """What `EverydayClapModel` is made of.
 
     Args:
-        tags: names of the sound classes, in the order of the scores; at least four, "silence" among them.
+        tags: names of the sound classes, in the order of the scores; at least six, "silence" among them.
+        fine_tags: names of finer classes, which captions tell apart.
         hidden_size: width of the tagger's networks.
         num_networks: networks of the tagger, whose logits are averaged.
         band_limit: Hz, above which nothing is listened to; None listens to all.
         window_weight: share of the best window in a clip's score; the rest is the whole clip's.
         tag_temperature: logits of tags are divided by it.
         silence_dbfs: dB relative to full scale; a window whose loudest 186 ms are fainter is silence.
-        energy: shares of the four parts of the joint space, see `TagEmbedding`.
+        pair_hidden_size: width of the pair tagger.
+        alone_weight, pair_window_weight, pair_threshold: how one event or two are decided on, see `TagEmbedding`.
         text_config: of the text tower, fields of a `transformers.ClapTextConfig`.
     """
 
@@ -58,33 +61,37 @@ class EverydayClapConfig(PreTrainedConfig):
     def __init__(
         self,
         tags: list[str] | None = None,
+        fine_tags: list[str] | None = None,
         hidden_size: int = 768,
         num_networks: int = 1,
         band_limit: float | None = 15_000.0,
         window_weight: float = 0.5,
         tag_temperature: float = 1.0,
         silence_dbfs: float = -62.0,
-        energy: dict[str, float] | None = None,
+        pair_hidden_size: int = 512,
+        alone_weight: float = 0.3,
+        pair_window_weight: float = 0.8,
+        pair_threshold: float = 0.7,
         text_config: dict[str, Any] | ClapTextConfig | None = None,
         **kwargs,
     ):
-        self.tags = list(tags) if tags is not None else [SILENCE, "speech", "music", "noise"]
+        self.tags = list(tags) if tags is not None else [SILENCE, "speech", "music", "animal", "machine", "noise"]
+        self.fine_tags = list(fine_tags or ())
         self.hidden_size, self.num_networks, self.band_limit = hidden_size, num_networks, band_limit
         self.window_weight, self.tag_temperature, self.silence_dbfs = window_weight, tag_temperature, silence_dbfs
-        self.energy = dict(energy or ENERGY)
+        self.pair_hidden_size, self.alone_weight = pair_hidden_size, alone_weight
+        self.pair_window_weight, self.pair_threshold = pair_window_weight, pair_threshold
         text = text_config.to_dict() if isinstance(text_config, ClapTextConfig) else text_config or {}
         text = {key: value for key, value in text.items() if key != "_name_or_path"}  # of the machine that trained it
         self.text_config = ClapTextConfig(**{**text, "projection_dim": EMBEDDING_DIM})
         self.projection_dim = EMBEDDING_DIM
-        if len(self.tags) < 4 or SILENCE not in self.tags or len(set(self.tags)) < len(self.tags):
-            raise InputError("tags", f"are {self.tags}", f"Name at least four different ones, {SILENCE!r} among them")
-        if set(self.energy) != set(ENERGY):
-            raise InputError("energy", f"has the parts {sorted(self.energy)}", f"Name {', '.join(ENERGY)}")
+        if len(self.tags) < LEAST_TAGS or SILENCE not in self.tags or len(set(self.tags)) < len(self.tags):
+            raise InputError("tags", f"are {self.tags}", f"Name at least {LEAST_TAGS} and {SILENCE!r} among them")
         super().__init__(**kwargs)
 
 
 class EverydayClapModel(PreTrainedModel):
-    """The weights of an `EverydayClapEncoder`: audio network, tagger, joint space and text tower."""
+    """The weights of an `EverydayClapEncoder`: audio network, taggers, joint space and text tower."""
 
     config_class = EverydayClapConfig
     base_model_prefix = "everyday_clap"
@@ -93,7 +100,16 @@ class EverydayClapModel(PreTrainedModel):
         super().__init__(config)
         self.network = SfxNetwork()
         self.tagger = SoundTagger(len(config.tags), config.hidden_size, config.num_networks)
-        self.space = TagEmbedding(len(config.tags), config.tags.index(SILENCE), config.energy)
+        self.fine = nn.Linear(config.hidden_size, len(config.fine_tags))  # on the tagger's first network
+        self.pair_tagger = PairTagger(len(config.tags), config.pair_hidden_size)
+        self.space = TagEmbedding(
+            len(config.tags),
+            len(config.fine_tags),
+            config.tags.index(SILENCE),
+            config.alone_weight,
+            config.pair_window_weight,
+            config.pair_threshold,
+        )
         self.text = ClapTextModelWithProjection(config.text_config)
         self.post_init()
 
@@ -101,6 +117,22 @@ class EverydayClapModel(PreTrainedModel):
         """(B, T, 512) → probabilities of clips (B, C) and windows (B, W, C), which add to one."""
         clip, windows = self.tagger(features)
         return (clip / self.config.tag_temperature).softmax(-1), (windows / self.config.tag_temperature).softmax(-1)
+
+    def decide(self, features: torch.Tensor, clip: torch.Tensor, windows: torch.Tensor) -> HeardEvents:
+        """The events of clips, from features (B, T, 512) and their `probabilities`."""
+        pairs = self.pair_tagger.normalized(self.pair_tagger.pool(features))
+        nothing = torch.full((len(pairs),), len(self.config.tags), device=pairs.device)
+        alone = self.pair_tagger(pairs, nothing)[:, :-1].softmax(-1)
+        loudness = self.tagger.window_loudness(features)
+        return self.space.decide(
+            clip, windows, loudness, alone, lambda given: self.pair_tagger(pairs, given).log_softmax(-1)
+        )
+
+    def embed(self, features: torch.Tensor, heard: HeardEvents, silent: torch.Tensor) -> torch.Tensor:
+        """Features (B, T, 512), their events, and which rows are silent (B,) → (B, 512) unit rows."""
+        pooled = self.tagger.normalized(self.tagger.pool(features))
+        fine = self.fine(F.gelu(self.tagger.inner[0](pooled))).softmax(-1)
+        return self.space(heard, fine, pooled, silent)
 
 
 class HeardSounds(NamedTuple):
@@ -162,7 +194,14 @@ class EverydayClapEncoder(ClapEncoder):
     @property
     def settings(self) -> str:
         """Fields of the configuration that embeddings depend on beside the weights, as JSON."""
-        names = ("band_limit", "tag_temperature", "silence_dbfs", "energy")
+        names = (
+            "band_limit",
+            "tag_temperature",
+            "silence_dbfs",
+            "alone_weight",
+            "pair_window_weight",
+            "pair_threshold",
+        )
         return json.dumps({name: getattr(self.config, name) for name in names}, sort_keys=True)
 
     @torch.no_grad()
@@ -215,7 +254,7 @@ class EverydayClapEncoder(ClapEncoder):
         silent = loudest_dbfs(sound, SFX_SAMPLING_RATE) < self.config.silence_dbfs
         features = self.model.network.frame_features(self.front_end(sound).to(self.dtype))
         clip, windows = self.model.probabilities(features)
-        embeds = self.model.space(clip, windows, self.model.tagger.window_loudness(features), silent)
+        embeds = self.model.embed(features, self.model.decide(features, clip, windows), silent)
         share = self.config.window_weight
         scores = (1 - share) * clip + share * windows.amax(1)
         nothing = F.one_hot(torch.tensor(self.config.tags.index(SILENCE)), clip.shape[1]).to(clip)
@@ -230,6 +269,11 @@ class EverydayClapEncoder(ClapEncoder):
         empty = torch.empty(0, self.embedding_dim, device=self.device)
         tags = empty.new_empty(0, len(self.tags))
         return HeardSounds(empty, tags, tags.new_empty(0, NUM_WINDOWS, len(self.tags)), tags.new_empty(0).bool())
+
+    def log_certainty(self, embeds: torch.Tensor) -> torch.Tensor:
+        """(B, D) audio embeddings → (B,) float32, the logarithm of how sure it was of the events, at most 0."""
+        events, doubt = embeds[:, EVENTS].float().norm(dim=1), embeds[:, DOUBT].float()
+        return (events.clamp_min(1e-6) / torch.hypot(events.clamp_min(1e-6), doubt)).log()
 
     def tag_scores(self, waveforms: torch.Tensor | np.ndarray) -> torch.Tensor:
         """(B, 480000) at 48 kHz → (B, C), how probable each sound of `tags` is, between 0 and 1.

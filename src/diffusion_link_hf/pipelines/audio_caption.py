@@ -253,8 +253,8 @@ class AudioCaptionPipeline(FolderPipeline):
             bridged: (B, D) what `bridge` makes of ``embeds``, where it is known already.
 
         Returns:
-            (B, 3) float32: cosine of audio and caption embedding, mean log-probability per token, number of tokens. A
-            row does not depend on the others.
+            (B, 4) float32: cosine of audio and caption embedding, mean log-probability per token, number of tokens, and
+            `ClapEncoder.log_certainty`. A row does not depend on the others.
 
         Raises:
             InputError: see `bridge`; or another number of captions.
@@ -262,7 +262,7 @@ class AudioCaptionPipeline(FolderPipeline):
         if isinstance(captions, str) or len(captions) != len(embeds):
             raise InputError("captions", f"are not {len(embeds)} of them", "Pass a list with one for each row")
         if not len(embeds):
-            return torch.empty(0, 3)
+            return torch.empty(0, 4)
         bridged = self.bridge(embeds) if bridged is None else bridged
         rows = [self._features(*row) for row in zip(embeds.split(1), bridged.split(1), captions, strict=True)]
         return torch.stack(rows)
@@ -271,7 +271,8 @@ class AudioCaptionPipeline(FolderPipeline):
         text = self.clap.encode_text([caption])
         cosine = torch.nn.functional.cosine_similarity(embed.to(text), text)
         log_probability, tokens = self.decoder.log_probabilities(self._prefix(bridged), [caption])
-        return torch.cat([cosine.float().cpu(), log_probability.cpu(), tokens.float().cpu()])
+        values = (cosine, log_probability, tokens, self.clap.log_certainty(embed))
+        return torch.cat([value.float().cpu() for value in values])
 
     def _scored(self, embeds: torch.Tensor, bridged: torch.Tensor, texts: list[list[str]]) -> list[list[float]]:
         """Of a batch's captions: B lists of scores, empty without a scorer."""

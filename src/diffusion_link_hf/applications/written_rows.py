@@ -1,0 +1,55 @@
+"""Rows of results as a csv or JSON lines file, whole or not there."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import InputError
+from ..files import write_whole
+from .captioned import as_cell
+
+EXTENSIONS = (".csv", ".jsonl")
+
+
+def check_extension(path: str | Path) -> None:
+    """Raises InputError for another extension than those of `EXTENSIONS`."""
+    if Path(path).suffix.lower() not in EXTENSIONS:
+        raise InputError(path, "does not say a format", f"Name a file that ends in {' or '.join(EXTENSIONS)}")
+
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows by the extension of ``path``: a header and a line each, or a JSON object each.
+
+    Args:
+        columns: of csv, in order; what a row lacks is empty.
+
+    Raises:
+        InputError: another extension.
+        DataError: it cannot be written.
+
+    Examples:
+        >>> import tempfile, pathlib
+        >>> from diffusion_link_hf.applications.written_rows import write_rows
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
+        >>> write_rows(path, [{"file": "a.wav", "score": 0.5}], ["file", "score"])
+        >>> path.read_text().splitlines()
+        ['file,score', 'a.wav,0.5']
+    """
+    path = Path(path)
+    check_extension(path)
+
+    def write(file: IO[bytes]) -> None:
+        if path.suffix.lower() == ".jsonl":
+            for row in rows:
+                file.write(json.dumps(row).encode() + b"\n")
+            return
+        for row in itertools.chain([{name: name for name in columns}], rows):
+            out = io.StringIO()
+            csv.writer(out).writerow([as_cell(row.get(name)) for name in columns])
+            file.write(out.getvalue().encode("utf-8", "surrogateescape"))
+
+    write_whole(path, write)
