@@ -85,7 +85,7 @@ def test_equations_lead_into_the_reference():
     page = (REPOSITORY / "docs" / "how-it-works.md").read_text("utf-8")
     entries = {f"{module}.{name}" for module, name in re.findall(ENTRY, reference, re.MULTILINE)}
     links = re.findall(r"\(api\.md#([\w.]+)\)", page)
-    assert len(links) == 9
+    assert len(links) == 10
     assert [link for link in links if link not in entries and link.rpartition(".")[0] not in entries] == []
 
 
@@ -93,7 +93,7 @@ def test_the_page_on_bridging_runs(tmp_path, monkeypatch):
     page = (REPOSITORY / "docs" / "bridging.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         exec(block, {})
 

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from .geometry import (
     linear_separability,
     principal_axes,
 )
+from .readout_measures import ReadoutFigures, measure_readouts
 from .retrieval import CUTOFFS, recall
 from .similarity import distinct_items, matched_cosine, unmatched_cosine
 
@@ -84,11 +85,13 @@ class Measured:
         geometry: without: ``centroid_distance``, ``linear_separability``, ``effective_dimension``, ``kl_divergence`` of
             bridged audio against real text, and ``text_effective_dimension`` of the latter.
         seconds: bridging took, per 1,000 rows.
+        readouts: of the bridge, where they were measured.
     """
 
     estimates: dict[str, Estimate]
     geometry: dict[str, float]
     seconds: float
+    readouts: ReadoutFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,7 @@ def measure_bridges(
     held_out: EmbeddingPairs,
     train: EmbeddingPairs,
     settings: GapSettings | None = None,
+    validation: EmbeddingPairs | None = None,
 ) -> list[MethodResult]:
     """Measure every bridge on the same held-out rows with the same resamples, so that methods compare as pairs.
 
@@ -168,6 +172,8 @@ def measure_bridges(
         held_out: rows that no bridge was fitted on.
         train: the rest, whose real text gives the axes of the KL divergence.
         settings: `GapSettings()` by default.
+        validation: with them, read-outs are fitted to every bridge (see `fit_readouts`), chosen on these pairs, and
+            measured too. No bridge was fitted on them.
 
     Raises:
         DataError: see `check_data`; a bridge of another width.
@@ -188,8 +194,31 @@ def measure_bridges(
     boot = GroupBootstrap(held_out.group.numpy(), settings.resamples, settings.seed)
     runs: dict[str, list[tuple[FittedBridge, Measured]]] = {}
     for fitted in bridges:
-        runs.setdefault(fitted.method, []).append((fitted, measure(fitted, held_out, train, boot, settings)))
+        measured = measure(fitted, held_out, train, boot, settings)
+        if validation is not None:
+            measured = replace(
+                measured, readouts=_readouts(fitted, runs.get(fitted.method, ()), train, validation, held_out, boot)
+            )
+        runs.setdefault(fitted.method, []).append((fitted, measured))
     return [MethodResult(method, tuple(sorted(rows, key=lambda row: row[0].seed))) for method, rows in runs.items()]
+
+
+def _readouts(
+    fitted: FittedBridge,
+    earlier: Sequence[tuple[FittedBridge, Measured]],
+    train: EmbeddingPairs,
+    validation: EmbeddingPairs,
+    held_out: EmbeddingPairs,
+    boot: GroupBootstrap,
+) -> ReadoutFigures:
+    """Those of an earlier seed where that gave the very same bridge, as a closed form does."""
+    state = fitted.bridge.state_dict()
+    for other, measured in earlier:
+        same = other.bridge.state_dict()
+        if other.options == fitted.options and all(torch.equal(state[name], same[name]) for name in state):
+            return measured.readouts
+    options = {"options": fitted.options, "seed": fitted.seed}
+    return measure_readouts(fitted.bridge, train, validation, held_out, boot, **options)
 
 
 def measure(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..errors import DataError, InputError, ModelFolderError
 from ..loading import PACKAGE, LoadPath, StrictModel, current_name, read_json, resolve_folder
 from ..tensors import check_embeddings, rescale_rows
+from .readouts import Readouts
 from .sampling import (
     TrainingNoise,
     check_noise,
@@ -28,6 +29,7 @@ from .sampling import add_noise as noised
 
 Modality = Literal["audio", "text"]
 MODALITIES = ("audio", "text")
+OPTIONS = ("scheduler", "generator", "noise", "num_inference_steps", "noise_timestep", "add_noise")  # of `bridge`
 
 
 class BridgeModel(StrictModel, ABC):
@@ -43,6 +45,9 @@ class BridgeModel(StrictModel, ABC):
 
     "audio" and "text" name the two sides of any pair of modalities: "audio" is where a bridge comes from, "text" where
     it leads to. For a bridge of reversed pairs (text → audio), or of image and text, read them as source and target.
+
+    Attributes:
+        readouts: `Readouts`, set by `fit_readouts` and saved with the weights; None by default.
 
     Class attributes:
         needs_pairs: whether fitting or training it takes matched rows.
@@ -69,6 +74,10 @@ class BridgeModel(StrictModel, ABC):
     """
 
     needs_pairs: ClassVar[bool] = False
+
+    def __init__(self):
+        super().__init__()
+        self.register_module("readouts", None)  # `fit_readouts` sets them
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: LoadPath, **kwargs: Any) -> Self:
@@ -263,7 +272,8 @@ class BridgeModel(StrictModel, ABC):
         """Map embeddings to text-like ones.
 
         Every bridge takes every option, so that it can stand in for any other: it checks them all and uses those that
-        concern it. Dropout is off meanwhile, in whatever mode the bridge is.
+        concern it. Dropout is off meanwhile, in whatever mode the bridge is. Where `fit_readouts` found a stack,
+        "audio" goes through the stack too; text does not.
 
         Args:
             embeds: (B, D) dense floats of 16 to 64 bits, of any norm but zero.
@@ -289,9 +299,95 @@ class BridgeModel(StrictModel, ABC):
             "add_noise": add_noise,
         }
         check_call(embeds, modality, self.config.embedding_dim, **options)
+        rows = rescale_rows(embeds)
         with evaluating(self):
-            bridged = self._bridge(rescale_rows(embeds), modality, **options)
-        return F.normalize(bridged, dim=-1).to(embeds.dtype)
+            bridged = F.normalize(self._bridge(rows, modality, **options), dim=-1)
+        if modality == "audio" and self.readouts is not None and self.readouts.stack is not None:
+            source = self._normalize(rows, "audio")
+            stacked = self.readouts.stacked(bridged.to(source.dtype) * self.config.scale, source)
+            bridged = F.normalize(stacked, dim=-1)
+        return bridged.to(embeds.dtype)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def retrieval_source(self, embeds: torch.Tensor, **options: Any) -> torch.Tensor:
+        """Vectors of the "audio" side whose inner product with those of `retrieval_target` is the retrieval score.
+
+        The score is log p(x, y) / p(x) p(y) up to a constant: see `Readouts`. Use an index of inner products, such as
+        ``faiss.IndexFlatIP``. Their norms carry the score's biases, so an index of cosines is wrong.
+
+        Args:
+            embeds: (B, D) as for `bridge`.
+            options: of `bridge`. They matter where the score reads the bridge's output, and then should be those of
+                the fit.
+
+        Returns:
+            (B, D + 2) float32 (float64 for float64 input); row i depends on row i alone.
+
+        Raises:
+            InputError: no read-outs were fitted; see also `bridge`.
+            TypeError: an option that `bridge` does not have.
+
+        Examples:
+            >>> from diffusion_link_hf import EmbeddingPairs, LinearBridge, fit_readouts
+            >>> text = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+            >>> audio = text.roll(1, dims=1) + 1
+            >>> bridge = LinearBridge(embedding_dim=4).fit(audio[:150], text[:150])
+            >>> pairs = EmbeddingPairs(audio[:150], text[:150])
+            >>> _ = fit_readouts(bridge, pairs, EmbeddingPairs(audio[150:], text[150:]), steps=0)
+            >>> scores = bridge.retrieval_source(audio[150:]) @ bridge.retrieval_target(text[150:]).T
+            >>> bool((scores.argmax(1) == torch.arange(50)).float().mean() > 0.8)
+            True
+        """
+        readouts = self._fitted_readouts()
+        options = {**dict.fromkeys(OPTIONS), **options}
+        check_call(embeds, "audio", self.config.embedding_dim, **options)
+        rows = rescale_rows(embeds)
+        source, bridged = self._normalize(rows, "audio"), None
+        if readouts.score_needs_bridge:
+            with evaluating(self):
+                bridged = F.normalize(self._bridge(rows, "audio", **options), dim=-1)
+            bridged = bridged.to(source.dtype) * self.config.scale
+        return readouts.source_vectors(bridged, source)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def retrieval_target(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Vectors of the "text" side, for `retrieval_source`.
+
+        Args:
+            embeds: (B, D) as for `bridge`.
+
+        Returns:
+            (B, D + 2) float32 (float64 for float64 input); row i depends on row i alone.
+
+        Raises:
+            InputError: no read-outs were fitted, or rows that `bridge` would not take.
+        """
+        readouts = self._fitted_readouts()
+        check_embeddings(embeds, self.config.embedding_dim)
+        return readouts.target_vectors(self.normalize(embeds, "text"))
+
+    def _fitted_readouts(self) -> Readouts:
+        if self.readouts is None:
+            raise InputError("bridge", "has no read-outs", "Fit them with fit_readouts(bridge, pairs, validation)")
+        return self.readouts
+
+    def _fix_state_dict_keys_on_load(self, state_dict: dict[str, torch.Tensor]) -> None:
+        """Called by `from_pretrained` with what the file holds: makes room for read-outs that are in it."""
+        super()._fix_state_dict_keys_on_load(state_dict)
+        self._make_room(state_dict, "")
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
+        """Called by `load_state_dict`, before the children's."""
+        self._make_room(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _make_room(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+        found = Readouts.in_state(state_dict, prefix)
+        if found is not None:
+            # On meta while `from_pretrained` reads the file, as everything else is.
+            self.readouts = torch.nn.Module.to(found, self.audio_mean.device, self.audio_mean.dtype)
 
     @abstractmethod
     def _bridge(self, embeds: torch.Tensor, modality: Modality, **options: Any) -> torch.Tensor:

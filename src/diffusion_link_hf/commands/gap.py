@@ -70,6 +70,8 @@ def add_parser(commands) -> argparse.ArgumentParser:
     )
     add_training_options(parser)
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    add("--readouts", action="store_true", help="fit read-outs to every bridge and compare them (fit_readouts)")
+    add("--validation", metavar="PATH", help="choose read-outs on these embeddings (default: a tenth of the rest)")
     add("--resamples", type=positive, default=1000, metavar="N", help="bootstrap resamples (default: 1000)")
     add(
         "--kl-components",

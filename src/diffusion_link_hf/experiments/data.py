@@ -1,5 +1,6 @@
 """The data of an experiment: recordings embedded first if need be, and split by recording."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..errors import DataError, InputError
 from ..reports.gap import describe_data
 from .choices import DataChoice
 from .progress import show_bar
+
+VALIDATION_SHARE = 0.1  # of the training recordings, where no pairs to choose on are given
 
 
 def split_pairs(
@@ -40,6 +43,30 @@ def split_pairs(
         raise _nothing_held_out(name, len(pairs.group.unique()))
     more["held_out_share"] = choice.held_out
     return train, held_out, describe_data(name, train, held_out, pairs.fingerprint, **more)
+
+
+def split_validation(
+    choice: DataChoice, train: EmbeddingPairs, validation: str | Path | EmbeddingPairs | EmbeddingCache | None
+) -> tuple[EmbeddingPairs, EmbeddingPairs, dict[str, Any]]:
+    """Training and validation pairs that share no recording, and what the report says about the latter.
+
+    Args:
+        train: from `split_pairs`.
+        validation: pairs to choose on; by default a tenth of the recordings of ``train``.
+
+    Raises:
+        DataError: nothing left to choose on, or pairs of another width or CLAP.
+    """
+    if validation is None:
+        train, held = train.split(VALIDATION_SHARE, choice.split_seed)
+        if held is None:
+            raise _nothing_held_out(train.name, len(train.group.unique()))
+        name = f"{VALIDATION_SHARE:.0%} of the training data"
+    else:
+        held, name = _load_pairs(validation, replace(choice, limit=None)), data_name(validation)
+        check_same_space(train, held, name)
+    facts = {"name": name, "rows": len(held.target), "recordings": len(held.group.unique())}
+    return train, held, {**facts, "fingerprint": held.fingerprint}
 
 
 def split_cache(choice: DataChoice, needs_audio: bool = True) -> tuple[EmbeddingCache, EmbeddingCache]:

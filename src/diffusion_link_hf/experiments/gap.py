@@ -28,7 +28,7 @@ from ..reports.figures import (
 from ..reports.gap import AUDIO_TO_TEXT, gap_document, gap_markdown
 from ..reports.markdown import write_document
 from .choices import Budget, DataChoice
-from .data import split_pairs
+from .data import split_pairs, split_validation
 from .fitting import bridge_folder, fit_bridges, folder_name, load_bridge
 from .methods import check_start, chosen_methods
 from .progress import say
@@ -60,6 +60,8 @@ def gap(
     clap: str | None = None,
     clap_revision: str | None = None,
     split: str | None = None,
+    readouts: bool = False,
+    validation: str | Path | EmbeddingPairs | EmbeddingCache | None = None,
     resamples: int = 1000,
     kl_components: int = 32,
     geometry: bool = True,
@@ -97,6 +99,9 @@ def gap(
         clap: folder or Hub id of the CLAP, or of a pipeline, that embeds recordings.
         clap_revision: branch, tag or commit of a CLAP on the Hub.
         split: of the recordings, such as "test".
+        readouts: whether to fit read-outs to every bridge (see `fit_readouts`) and compare them, with and without CSLS.
+        validation: pairs on which read-outs are chosen; by default a tenth of the recordings to fit on, which no bridge
+            is then fitted on either.
         resamples: of the bootstrap over recordings.
         kl_components: principal axes of the real target in which the KL divergence is taken.
         geometry: whether to measure geometry (KL divergence, separability, dimension), which needs more data.
@@ -140,9 +145,15 @@ def gap(
                 f"there is no method {name!r} in the report",
                 f"Use any of {', '.join(row.name for row in rows)}",
             )
+    if validation is not None and not readouts:
+        raise InputError("validation", "is given, but nothing is chosen on it", "Use readouts=True, or leave it out")
     if figures:
         check_libraries(projection)
     train, measured, data = split_pairs(choice, output, None if model is None else str(model), progress)
+    chosen_on = None
+    if readouts:
+        train, chosen_on, data["validation"] = split_validation(choice, train, validation)
+        data |= {"train_rows": len(train.target), "train_recordings": len(train.group.unique())}
     check_data(measured, train, settings)
     given = _load_bridges(rows)
     with bridge_folder(output, keep_bridges) as folder:
@@ -151,7 +162,7 @@ def gap(
     fitted += given
     say("measuring", progress)
     document = gap_document(
-        measure_bridges(fitted, measured, train, settings),
+        measure_bridges(fitted, measured, train, settings, chosen_on),
         data,
         asdict(budget),
         settings,

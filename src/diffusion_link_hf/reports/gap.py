@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult
 from ..analysis.gap_measures import BASELINES, GapSettings, MethodResult
 from ..embeddings.pairs import EmbeddingPairs
 from ..errors import DataError
+from .gap_readouts import readouts_document, readouts_section
 from .markdown import (
     LEVEL,
     difference_cell,
@@ -113,6 +114,7 @@ def gap_document(
             **{name: getattr(settings, name) for name in ("resamples", "seed", "kl_components")},
         },
         "methods": methods,
+        "readouts": readouts_document(results, references),
         "grid": [dict(point) for point in grid],
         "times": {
             result.method: {
@@ -190,6 +192,7 @@ def gap_markdown(document: Mapping[str, Any], pictures: Sequence[str] = ()) -> s
             )
             for way, words in (("source_to_target", forward), ("target_to_source", backward))
         ],
+        *readouts_section(document),
         *_grid_section(document),
         "## Differences from the baselines\n",
         f"Of the same {items}, so these intervals are narrower than the tables suggest. Bold: zero is outside.\n",
