@@ -15,6 +15,7 @@ import train_text_tower
 from captions import fine_or_none
 from feature_scenes import WHOLE
 from folds import FOLDS, folds_of_files
+from sfx_features import BAND_LIMIT, load_network, load_scenes
 from tagger_data import vocabulary
 from torch.nn import functional as F
 from transformers import AutoTokenizer, ClapTextModelWithProjection
@@ -23,7 +24,6 @@ from diffusion_link_hf import EverydayClapEncoder
 from diffusion_link_hf.models.everyday_clap import EverydayClapConfig, EverydayClapModel
 from diffusion_link_hf.models.sound_tagger import SoundTagger
 from diffusion_link_hf.models.tag_embedding import HeardEvents
-from features import BAND_LIMIT, load_network, load_scenes
 
 FOLDER = Path("clap")
 KIND = {"single": 0, "overlap": 1, "three": 1, "sequence": 2, "silence": 3}

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 
 import torch
+from sfx_features import load_scenes
 
 from diffusion_link_hf import AudioCaptionPipeline
-from features import load_scenes
 
 FOLDER = Path("captioned")
 BATCH = 64

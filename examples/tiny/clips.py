@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from scenes import RATE, Bank, Mixer, distort, faded, loudness
 from scipy.signal import lfilter
-
-from features import Extractor
+from sfx_features import Extractor
 
 STEP = 8192  # samples
 LONGEST, PAIR_SECONDS = 5.0, 3.3

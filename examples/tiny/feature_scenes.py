@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from folds import FOLDS, folds_of_files
+from sfx_features import silence_features
 from tagger_data import read_clips
 
 from diffusion_link_hf.models.pair_tagger import PairTagger
-from features import silence_features
 
 STEPS = 53  # of ten seconds
 POOLED, WHOLE = Path("pooled.npy"), Path("whole.npy")

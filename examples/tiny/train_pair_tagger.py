@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from feature_scenes import POOLED
 from folds import folds_of_files
+from sfx_features import load_scenes, silence_features
 from tagger_data import vocabulary
 from torch.nn import functional as F
 
 from diffusion_link_hf.models.pair_tagger import PairTagger
-from features import load_scenes, silence_features
 
 BATCH, RATE, WEIGHT_DECAY, NOISE, SMOOTHING = 192, 2e-3, 0.1, 0.1, 0.05
 DROPOUT = (0.15, 0.3)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from folds import folds_of_files
+from sfx_features import load_scenes, silence_features
 from tagger_data import PooledClips, targets, vocabulary
 from torch.nn import functional as F
 
 from diffusion_link_hf.models.sound_tagger import SoundTagger
-from features import load_scenes, silence_features
 
 BATCH, WEIGHT_DECAY, MIXUP, NOISE = 128, 0.05, 0.4, 0.2
 BINARY, FINE = 0.4, 0.3  # weights of the binary cross-entropy and of the finer classes in the loss

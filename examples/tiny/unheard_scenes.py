@@ -10,9 +10,8 @@ import soundfile
 import soxr
 import torch
 from scenes import RATE, SAMPLES, Bank, Mixer, repeat_pad
+from sfx_features import Extractor, write_shard
 from vocabulary import ESC10, JUDGED_FOLD
-
-from features import Extractor, write_shard
 
 FOLDER = Path("unheard")
 ESC10_SCENES, BANK_SCENES, SILENT_SCENES = 300, 400, 60

@@ -83,12 +83,11 @@ def test_options_out_of_range(pipe, sounds, labels, options, words):
         classify_sounds(pipe, sounds, labels, **options)
 
 
-def test_a_clap_without_a_scale_needs_one(sounds):
+def test_a_clap_without_a_scale_has_that_of_the_docs(sounds):
     pipe = SoundSearchPipeline(make_everyday_clap())
-    with pytest.raises(InputError, match="logit_scale"):
-        classify_sounds(pipe, sounds, LABELS)
-    found = next(classify_sounds(pipe, sounds, LABELS, logit_scale=20.0))
+    found = next(classify_sounds(pipe, sounds, LABELS))
     assert sum(found.probabilities.values()) == pytest.approx(1)
+    assert found == next(classify_sounds(pipe, sounds, LABELS, logit_scale=20.0))
 
 
 def test_real_recordings_get_their_labels(shared_data):

@@ -77,7 +77,7 @@ def test_damaged_caches_are_refused(tmp_path, how):
     with pytest.raises(DataError) as caught:
         EmbeddingCache.load(tmp_path, "abc" if how == "other clap" else None)
     assert caught.value.remedy
-    with pytest.raises(DataError, match="no embedding cache"):
+    with pytest.raises(DataError, match="no such folder"):
         EmbeddingCache.load(tmp_path / "nowhere")
 
 

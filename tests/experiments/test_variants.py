@@ -125,7 +125,7 @@ variants:
 """
     document = experiment.gap(
         write_pairs(tmp_path), tmp_path / "report", variants=write(tmp_path, text), seeds=[0], steps=2, batch_size=8,
-        held_out=0.3, resamples=20, kl_components=4, keep_bridges=True, projection="pca",
+        held_out=0.3, names=("audio", "text"), resamples=20, kl_components=4, keep_bridges=True, projection="pca",
     )  # fmt: skip
     trained = {path.parent.name for path in (tmp_path / "report/bridges").glob("*/seed0")}
     assert trained == {"identity", "centering", "ridge", "diffusion-link"}

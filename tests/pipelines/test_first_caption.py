@@ -38,7 +38,7 @@ def test_captions_load_one_pipeline_of_diffusers_and_no_other_model_of_ours(load
     pipelines = {name.split(".")[2] for name in loaded if name.startswith("diffusers.pipelines.")}
     assert pipelines == {"pipeline_utils", "pipeline_loading_utils"}
     bridges = {name.split(".")[2] for name in loaded if name.startswith("diffusion_link_hf.bridges.")}
-    assert bridges == {"base", "centering", "sampling"}
+    assert bridges == {"base", "centering", "readouts", "sampling"}
 
 
 def test_captions_load_no_part_of_the_package_that_trains_or_measures(loaded):

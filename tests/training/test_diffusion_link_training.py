@@ -101,5 +101,5 @@ def test_nothing_to_learn_from_is_refused(tmp_path):
     unpaired_but(0).save(tmp_path / "cache")
     with pytest.raises(RecipeError, match="text_to_text"):
         train(bridge_arguments(tmp_path / "cache", tmp_path / "out", loss={"text_to_text": False}))
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(DataError, match="no such file or folder"):
         train(bridge_arguments(tmp_path / "nowhere", tmp_path / "out"))

@@ -103,6 +103,7 @@ OF_DECODERS = {
     "mode": change("zeroshot", WEIGHTS),
     "link": change("ROOM/bridge/link", WEIGHTS),
     "clap": change("ROOM/clap", FILES),
+    "clap_revision": refusal("main", "revision", clap="ROOM/clap"),
     "base_model": change("ROOM/other_base", WEIGHTS),
     "base_revision": refusal("main", "revision"),
     "init_from": change("ROOM/decoder", WEIGHTS),

@@ -16,6 +16,8 @@ from .sound_index import SoundIndex
 TEMPLATE = "This is a sound of {}."  # that of the zero-shot audio classification pipeline of transformers
 ROWS_AT_A_TIME = 4096
 
+DEFAULT_LOGIT_SCALE = 20.0  # where CLAP has none: its probabilities are then a ranking, not calibrated
+
 
 @dataclass(frozen=True)
 class ClassifiedSound:
@@ -60,7 +62,7 @@ def classify_sounds(
         labels: at least two different ones.
         template: text with ``{}`` where a label goes; "{}" takes labels as they are.
         bridge: whether the pipeline's link maps sounds to text-like embeddings first.
-        logit_scale: above 0; that of CLAP by default.
+        logit_scale: above 0; by default that of CLAP, or 20 for a CLAP that has none, such as that of ``tiny``.
         each_window: whether every window is classified for itself.
         hop_seconds, batch_size, max_duration: as `index_sounds`, of recordings that are read.
 
@@ -103,9 +105,7 @@ class _Classifier:
         self.pipeline, self.labels, self.bridge = pipeline, _checked_labels(labels), bridge
         if not isinstance(template, str) or template.count("{}") != 1:
             raise InputError("template", f"is {template!r}", "Write {} once, where the label goes")
-        scale = pipeline.logit_scale if logit_scale is None else logit_scale
-        if scale is None:
-            raise InputError("logit_scale", "is not part of this CLAP", "Pass one; 100 is usual")
+        scale = (pipeline.logit_scale or DEFAULT_LOGIT_SCALE) if logit_scale is None else logit_scale
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < float("inf"):
             raise InputError("logit_scale", f"is {scale!r}", "Use a number above 0")
         if bridge:
