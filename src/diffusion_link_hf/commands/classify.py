@@ -27,7 +27,7 @@ def add_parser(commands) -> argparse.ArgumentParser:
     labels.add_argument("--labels-file", metavar="FILE", help="a label per line")
     add("--template", default="This is a sound of {}.", help="text around a label (default: 'This is a sound of {}.')")
     add("--bridge", action="store_true", help="compare what the model's bridge makes of the sounds")
-    add("--logit-scale", type=float, metavar="X", help="what cosines are multiplied with (default: that of CLAP)")
+    add("--logit-scale", type=float, metavar="X", help="what cosines are multiplied with (default: of CLAP, or 20)")
     add("--windows", dest="each_window", action="store_true", help="classify every window for itself")
     add("--index", metavar="FOLDER", help="use and update the index of the one folder that is given")
     add("--top", type=positive, default=5, metavar="N", help="labels of each recording (default: 5)")
