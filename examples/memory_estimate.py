@@ -1,8 +1,8 @@
 """Prints how much memory a GPU needs to train a decoder, from configuration files alone, without downloads.
 
-``python examples/memory_estimate.py hub_configs/audiocaps/decoder --batch-size 4 --length 64``
+``python examples/memory_estimate.py hub_configs/audiocaps/decoder --recipe audiocaps-supervised --length 64``
 
-The model is built on the meta device, so nothing of its size is allocated.
+The projector is that of the recipe. The model is built on the meta device, so nothing of its size is allocated.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
@@ -20,7 +20,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Pretr
 from diffusion_link_hf.commands.options import positive
 from diffusion_link_hf.errors import DiffusionLinkError, ModelFolderError
 from diffusion_link_hf.loading import read_json
-from diffusion_link_hf.models.decoder import ADAPTER_FILE, BASE_FOLDER
+from diffusion_link_hf.models.adapters import ADAPTER_FILE
+from diffusion_link_hf.models.decoder_folder import BASE_FOLDER
+from diffusion_link_hf.models.prefix_projector import PrefixProjector
+from diffusion_link_hf.training.recipes import load_recipe
 
 GIB = 2**30
 MODES = {"full": "full, float32", "lora": "LoRA, bfloat16 base", "4bit": "LoRA, 4-bit base"}
@@ -29,6 +32,7 @@ Strategy = Literal["ddp", "fsdp"]
 # NF4 with double quantization (QLoRA, §3): 4 bits, an 8-bit constant per 64 weights, a 32-bit one per 64 · 256.
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 ADAM_BYTES = 8  # two float32 moments
+TRAINED_BYTES = 4 + 2  # float32 and a bfloat16 copy
 CUDA_BYTES = 2**30  # context, workspaces and fragmentation; about what PyTorch takes before the first tensor of ours
 
 
@@ -61,6 +65,7 @@ class Sizes:
         base, linear, layer: of the base model, of its linear layers within blocks (those that 4 bits apply to), and of
             one block.
         trained: adapter weights.
+        projector: weights of the projector, which is trained in all modes.
         kept, kept_by_layer: activation bytes of the whole model, and of one block.
         layers, layer_input: number of blocks, and bytes of what goes into one.
     """
@@ -69,19 +74,23 @@ class Sizes:
     linear: int
     layer: int
     trained: int
+    projector: int
     kept: int
     kept_by_layer: int
     layers: int
     layer_input: int
 
 
-def measure_sizes(config: PretrainedConfig, lora: LoraConfig | None, rows: int, length: int) -> Sizes:
+def measure_sizes(
+    config: PretrainedConfig, lora: LoraConfig | None, rows: int, length: int, projector: int = 0
+) -> Sizes:
     """Build the model on the meta device and count what a forward pass keeps for the backward pass.
 
     Args:
         config: of the causal LM, such as LLaMA-2 7B's.
         lora: of the adapter; None for full training.
         rows, length: sequences per GPU at a time, and their length with prompt and prefix.
+        projector: number of the projector's weights.
     """
     whole = _build(config, config.num_hidden_layers, lora)
     one, two = (_kept_bytes(_build(config, layers, lora), rows, length) for layers in (1, 2))
@@ -97,6 +106,7 @@ def measure_sizes(config: PretrainedConfig, lora: LoraConfig | None, rows: int, 
         linear=count(blocks, 2),
         layer=count(blocks[0]),
         trained=trained,
+        projector=projector,
         kept=one + (config.num_hidden_layers - 1) * (two - one),
         kept_by_layer=two - one,
         layers=config.num_hidden_layers,
@@ -113,17 +123,14 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Memory of one GPU in training with bfloat16 autocast.
 
-    Full training keeps float32 weights and their bfloat16 copies (autocast's cache). The others keep the frozen base in
-    bfloat16 or NF4, and a float32 adapter. Everything but activations is divided by FSDP, which gathers two blocks at a
-    time.
+    What is trained is kept in float32, with bfloat16 copies (autocast's cache): the projector, and all weights or the
+    adapter. A frozen base is in bfloat16 or NF4. Everything but activations is divided by FSDP, which gathers two
+    blocks at a time.
     """
-    base, trained = sizes.base, sizes.trained
-    if mode == "full":
-        weights, updated = 6 * base, base
-    elif mode == "lora":
-        weights, updated = 2 * base + 4 * trained, trained
-    else:
-        weights, updated = round(NF4_BYTES * sizes.linear) + 2 * (base - sizes.linear) + 4 * trained, trained
+    base = sizes.base
+    updated = trained_weights(sizes, mode)
+    frozen = {"full": 0, "lora": 2 * base, "4bit": round(NF4_BYTES * sizes.linear) + 2 * (base - sizes.linear)}
+    weights = frozen[mode] + TRAINED_BYTES * updated
     gradients, optimizer = 4 * updated, ADAM_BYTES * updated
     if gpus > 1 and strategy == "ddp":
         gradients *= 2
@@ -135,6 +142,11 @@ def estimate_memory(
         outside = sizes.kept - sizes.layers * sizes.kept_by_layer
         activations = outside + sizes.layers * sizes.layer_input + sizes.kept_by_layer
     return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def trained_weights(sizes: Sizes, mode: Mode) -> int:
+    """Number of weights that the optimizer updates. A checkpoint has 12 bytes for each: itself and two moments."""
+    return sizes.projector + (sizes.base if mode == "full" else sizes.trained)
 
 
 def _build(config: PretrainedConfig, layers: int, lora: LoraConfig | None) -> nn.Module:
@@ -178,20 +190,29 @@ def _kept_storages():
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("decoder", type=Path, help="decoder folder with base/config.json and adapter_config.json")
+    parser.add_argument("--recipe", default="audiocaps-supervised", help="whose projector it is (default: %(default)s)")
+    parser.add_argument("--embedding-dim", type=positive, default=512, help="width of the embeddings (default: 512)")
     parser.add_argument("--batch-size", type=positive, default=4, help="sequences per GPU at a time")
     parser.add_argument("--length", type=positive, default=64, help="tokens of a sequence, with prompt and prefix")
     parser.add_argument("--gpus", type=positive, nargs="+", default=[1, 2, 8])
     args = parser.parse_args(argv)
     try:
-        print(table(args.decoder, args.batch_size, args.length, args.gpus))
+        options = load_recipe(args.recipe).projector
+        print(table(args.decoder, args.batch_size, args.length, args.gpus, args.embedding_dim, options))
     except DiffusionLinkError as error:
         print(f"memory_estimate.py: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def table(decoder: Path, batch_size: int, length: int, gpus: list[int]) -> str:
-    """Markdown: a row per way of training, number of GPUs and strategy, in GiB per GPU."""
+def table(
+    decoder: Path, batch_size: int, length: int, gpus: list[int], embedding_dim: int, projector: dict[str, Any]
+) -> str:
+    """Markdown: a row per way of training, number of GPUs and strategy, in GiB per GPU.
+
+    Args:
+        projector: arguments of `PrefixProjector`, as recipes have them.
+    """
     base = decoder / BASE_FOLDER / "config.json"
     values = read_json(base)
     if values.get("model_type") not in CONFIG_MAPPING:
@@ -202,9 +223,15 @@ def table(decoder: Path, batch_size: int, length: int, gpus: list[int]) -> str:
         remedy = "Save a LoraConfig there: the estimate compares full training with LoRA"
         raise ModelFolderError(decoder / ADAPTER_FILE, "is missing", remedy)
     lora = PeftConfig.from_pretrained(str(decoder))
-    full, adapted = (measure_sizes(config, each, batch_size, length) for each in (None, lora))
+    with torch.device("meta"):
+        head = PrefixProjector(embedding_dim=embedding_dim, hidden_size=config.hidden_size, **projector)
+    count = sum(p.numel() for p in head.parameters())
+    full, adapted = (measure_sizes(config, each, batch_size, length, count) for each in (None, lora))
+    checkpoint = (4 + ADAM_BYTES) * trained_weights(adapted, "lora")
     lines = [
-        f"{full.base:,} weights, {adapted.trained:,} in the adapter; {batch_size} sequences of {length} per GPU; GiB",
+        f"{full.base:,} weights, {adapted.trained:,} in the adapter, {count:,} in the projector; "
+        f"{batch_size} sequences of {length} per GPU; GiB",
+        f"A checkpoint of adapter and projector has {checkpoint / 1e9:.1f} GB on the disk.",
         "",
         "| training | GPUs | weights | gradients | AdamW | activations | total | total, checkpointing |",
         "|---|---|---|---|---|---|---|---|",

@@ -54,7 +54,7 @@ _EXPORTS = {
     "EmbeddingCache": "embeddings.cache",
     "EmbeddingPairs": "embeddings.pairs",
     "embed": "embeddings.embedding",
-    "train": "training.train",
+    "train": "hub.training",
     "load_recipe": "training.recipes",
     "list_recipes": "training.recipes",
     "BridgeTrainingArguments": "training.arguments",

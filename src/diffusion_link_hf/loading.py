@@ -85,10 +85,10 @@ def resolve_folder(name_or_path: LoadPath | None, revision: str | None = None, *
     return download_snapshot(name, revision, **hub)
 
 
-def refuse_revision(revision: str | None, folder: LoadPath) -> None:
+def refuse_revision(revision: str | None, folder: LoadPath, what: str = "is a folder") -> None:
     """Raises InputError for a revision of a folder, which has none: whatever it holds would be loaded instead."""
     if revision is not None:
-        raise InputError("revision", f"is {revision!r}, but {folder} is a folder", "Leave it out, or name a Hub id")
+        raise InputError("revision", f"is {revision!r}, but {folder} {what}", "Leave it out, or name a Hub id")
 
 
 @dataclass(frozen=True)

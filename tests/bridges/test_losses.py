@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from diffusion_link_hf.bridges.losses import (
+    LOSS_PRESETS,
     SHORTEST,
     Share,
     diffusion_link_loss,
@@ -83,11 +84,49 @@ def test_total_is_the_sum_of_its_parts(source):
     link, (audio, text), (from_text, from_audio) = link_and_batch()
     generator = torch.Generator().manual_seed(3)
     options = {"topology_weight": 0.3, "topology_source": source}
-    loss = diffusion_link_loss(link, audio, text, make_scheduler(), generator, 300, **options)
+    loss = diffusion_link_loss(link, audio, text, TrainingNoise(make_scheduler(), generator, 300), **options)
     topology = {"audio": topology_loss(text, from_audio), "text": topology_loss(text, from_text)}
     topology["both"] = topology["audio"] + topology["text"]
     torch.testing.assert_close(loss.topology, topology[source])
-    torch.testing.assert_close(loss.total, diffusion_loss(text, from_text, from_audio) + 0.3 * topology[source])
+    diffusion = diffusion_loss(text, from_text, from_audio, "mean")
+    torch.testing.assert_close(loss.total, diffusion + 0.3 * topology[source])
+
+
+@pytest.mark.parametrize("preset", LOSS_PRESETS)
+def test_presets_are_the_readings_of_the_paper(preset):
+    """From the predictions of the same draw, in NumPy: means over elements, the letter, and L_diff alone."""
+    link, (audio, text), predictions = link_and_batch()
+    noise = TrainingNoise(make_scheduler(), torch.Generator().manual_seed(3), 300)
+    found = diffusion_link_loss(link, audio, text, noise, **LOSS_PRESETS[preset])
+    target, from_text, from_audio = (rows.detach().double().numpy() for rows in (text, *predictions))
+    errors = (target - from_text) ** 2 + (target - from_audio) ** 2
+    x, g = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (target, from_audio))
+    entries = (x @ x.T - x @ g.T) ** 2
+    expected = {
+        "paper": errors.mean() + entries.mean(),
+        "literal": errors.sum(1).mean() + entries.sum(),
+        "none": errors.mean(),
+    }
+    assert found.total.item() == pytest.approx(expected[preset], rel=1e-5)
+
+
+def test_the_topology_of_the_paper_is_seen():
+    """Where the network starts, in the width of CLAP: neither term drowns the other, as one did in earlier versions."""
+    torch.manual_seed(0)
+    link = make_link(embedding_dim=512)
+    space = torch.randn(20, 512)
+    audio, text = (5 * unit(torch.randn(128, 20) @ space) for _ in range(2))
+    shares = {}
+    for name, options in {**LOSS_PRESETS, "earlier": {"dim_reduction": "sum"}}.items():
+        noise = TrainingNoise(make_scheduler(), torch.Generator().manual_seed(3), 1000)
+        loss = diffusion_link_loss(link, audio, text, noise, **options)
+        parts = (loss.diffusion, options.get("topology_weight", 1.0) * loss.topology)
+        grads = [torch.autograd.grad(part, link.denoiser.proj_out[-1].weight, retain_graph=True)[0] for part in parts]
+        shares[name] = grads[1].norm() / grads[0].norm()
+    assert 0.05 < shares["paper"] < 20
+    assert shares["literal"] > 1
+    assert shares["none"] == 0
+    assert shares["earlier"] < 1e-3
 
 
 def test_order_of_the_batch_does_not_matter(batch):
@@ -112,8 +151,9 @@ def test_unknown_choices_are_refused(batch):
     with pytest.raises(InputError, match="median"):
         squared_error(batch[0], batch[1], batch_reduction="median")
     link, (audio, text), _ = link_and_batch()
+    noise = TrainingNoise(make_scheduler(), torch.Generator(), 300)
     with pytest.raises(InputError, match="video"):
-        diffusion_link_loss(link, audio, text, make_scheduler(), torch.Generator(), 300, topology_source="video")
+        diffusion_link_loss(link, audio, text, noise, topology_source="video")
 
 
 def loss_and_gradients(loss, bridge, count, source, target, **options):
@@ -122,7 +162,8 @@ def loss_and_gradients(loss, bridge, count, source, target, **options):
     total = 0.0
     for index in range(count):
         generator = torch.Generator().manual_seed(3)
-        value = loss(bridge, source, target, make_scheduler(), generator, 300, Share(index, count), **options)
+        noise = TrainingNoise(make_scheduler(), generator, 300)
+        value = loss(bridge, source, target, noise, Share(index, count), **options)
         value = getattr(value, "total", value)
         value.backward()
         total += value.item()
@@ -143,7 +184,8 @@ def assert_same(shared, whole):
         (7, {}),
         (7, {"topology_source": "both", "topology_reduction": "sum"}),
         (4, {"topology_weight": 30.0}),
-        (4, {"batch_reduction": "sum", "dim_reduction": "mean"}),
+        (4, {"batch_reduction": "sum", "dim_reduction": "sum"}),
+        (7, LOSS_PRESETS["literal"]),
         (7, {"text_to_text": False, "topology_weight": 30.0}),
         (0, {}),
     ],

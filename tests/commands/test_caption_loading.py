@@ -37,7 +37,7 @@ def test_4_bits_reach_the_language_model_or_say_what_to_install(folder, monkeypa
         decoder = load_pipeline(parse(caption, folder / "a.wav", *options)).decoder
         assert "Linear4bit" in {type(module).__name__ for module in decoder.modules()}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else real(name))
-    with pytest.raises(InputError, match="--load-in-4bit: bitsandbytes is not installed"):
+    with pytest.raises(InputError, match="load_in_4bit: bitsandbytes is not installed"):
         run(caption, folder / "a.wav", *options)
 
 

@@ -40,7 +40,7 @@ def test_from_python(tmp_path):
 def test_the_module_without_a_checkout(tmp_path):
     """In another folder, with no path to the repository but the installed package."""
     command = [sys.executable, "-m", "diffusion_link_hf", "train", "tiny-bridge", "output=out", "method=ridge"]
-    command += [f"cache={write_pairs(tmp_path)}", "model={}", "max_train_timestep=null"]
+    command += [f"cache={write_pairs(tmp_path)}", "model={}", "loss={}", "max_train_timestep=null"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]

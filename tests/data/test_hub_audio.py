@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from diffusion_link_hf.data.captioned_audio import open_data
-from support.captions import make_audiocaps_repository, sound, write_parquet
+from diffusion_link_hf.data.captioned_parquet import READERS
+from diffusion_link_hf.data.parted_file import PART_BYTES
+from support.captions import AUDIOCAPS_SCHEMA, make_audiocaps_repository, sound, write_parquet
 from support.hub_server import running_hub
 
 REQUESTS_FOR_CAPTIONS = 2  # the end of the file, which says where things are, and the columns
@@ -56,6 +61,11 @@ def hub(repository, tmp_path_factory):
         server.add("me/unreachable", repository, kind="datasets")
         for fault in ("drop", "truncate"):
             server.add(f"me/{fault}", one_file(tmp_path_factory.mktemp(fault), fault), kind="datasets")
+        audio = [{"bytes": long_sound(k), "path": "a"} for k in range(3)]
+        rows = [{"youtube_id": f"{k:011d}", "caption": f"Long {k}", "audio": audio[k]} for k in range(3)]
+        schema = {name: AUDIOCAPS_SCHEMA[name] for name in rows[0]}
+        long = write_parquet(tmp_path_factory.mktemp("long") / "train.parquet", rows, schema)
+        server.add("me/long", long.parent, kind="datasets")
         server.faults = Faults(server)
         yield server
 
@@ -66,18 +76,33 @@ def one_file(folder: Path, name: str) -> Path:
     return write_parquet(folder / "train.parquet", rows).parent
 
 
+def long_sound(k: int) -> bytes:
+    """Nothing that could be compressed, of several parts' length."""
+    return random.Random(k).randbytes(3 * PART_BYTES)
+
+
 class Faults:
     """Captions of "me/drop" and "me/truncate" arrive, then their audio does not; "me/unreachable" is down."""
 
     def __init__(self, server):
         self.server, self.seen = server, Counter()
-        self.broken = {
-            f"GET /lfs/{hashlib.sha256(server.files(f'me/{fault}', 'datasets')['train.parquet']).hexdigest()}": fault
-            for fault in ("drop", "truncate")
-        }
+        self.lock, self.running, self.most = threading.Lock(), 0, 0  # requests for "me/long" at a time
+        self.broken = {self.get(f"me/{fault}"): fault for fault in ("drop", "truncate")}
+        self.long = self.get("me/long")
+
+    def get(self, repo: str) -> str:
+        """The request for a repository's file."""
+        return f"GET /lfs/{hashlib.sha256(self.server.files(repo, 'datasets')['train.parquet']).hexdigest()}"
 
     def __call__(self, request: str) -> str | None:
         self.seen[request] += 1
+        if request == self.long:
+            with self.lock:
+                self.running += 1
+                self.most = max(self.most, self.running)
+            time.sleep(0.1)
+            with self.lock:
+                self.running -= 1
         if "me/unreachable" in request:
             return "drop"
         return self.broken.get(request) if self.seen[request] > REQUESTS_FOR_CAPTIONS else None
@@ -117,6 +142,7 @@ REQUESTS = {
     "drop": {"data": "me/drop"},
     "truncate": {"data": "me/truncate"},
     "unreachable": {"data": "me/unreachable"},
+    "long": {"data": "me/long"},
 }
 
 
@@ -181,6 +207,13 @@ def test_refusals_say_what_to_do(answers, request_, error, words):
     answer = answers[request_]
     assert answer.get("error") == error, answer
     assert words in answer["text"]
+
+
+def test_a_row_group_is_fetched_in_parts_at_a_time(hub, answers):
+    """A few at once, whatever their number; and what is put together is what is there."""
+    expected = [[f"{k:011d}", [f"Long {k}"], hashlib.sha256(long_sound(k)).hexdigest()] for k in range(3)]
+    assert answers["long"].get("rows") == expected, answers["long"]
+    assert 1 < hub.faults.most <= READERS
 
 
 @pytest.mark.parametrize("fault", ["drop", "truncate"])

@@ -61,6 +61,21 @@ def command(arguments: list[str]) -> dict[str, Any]:
     return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
 
 
+def train(recipe: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Metrics of a training in a working folder, and what it warned of."""
+    import logging
+
+    from diffusion_link_hf import train
+    from diffusion_link_hf.training.arguments import STAGES
+
+    os.chdir(folder)
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    logging.getLogger("diffusion_link_hf").addHandler(handler)
+    return {"metrics": train(STAGES[recipe["stage"]](**recipe), progress=False), "warnings": warnings}
+
+
 def answer(job: dict[str, Any]) -> dict[str, Any]:
     """The result of a job, or its error; any other error ends the process."""
     from diffusion_link_hf import DiffusionLinkError
@@ -68,6 +83,8 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     try:
         if "command" in job:
             return command(job["command"])
+        if "train" in job:
+            return train(job["train"], job["in"])
         return push(job["push"]) if "push" in job else load(**job)
     except DiffusionLinkError as error:
         return {"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__}

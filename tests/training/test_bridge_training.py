@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 from diffusion_link_hf import DiffusionLinkPipeline
 from diffusion_link_hf.bridges.diffusion_link import DiffusionLinkModel
 from diffusion_link_hf.bridges.losses import diffusion_link_loss, diffusion_loss, topology_loss
-from diffusion_link_hf.bridges.sampling import add_noise, make_scheduler
+from diffusion_link_hf.bridges.sampling import TrainingNoise, add_noise, make_scheduler
 from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
 from diffusion_link_hf.errors import DataError, RecipeError
 from diffusion_link_hf.training import optimize
-from diffusion_link_hf.training.bridge import train_bridge, validation_cosines
+from diffusion_link_hf.training.bridge import train_bridge
+from diffusion_link_hf.training.bridge_metrics import validation_cosines
 from diffusion_link_hf.training.methods import METHODS, build_bridge
 from support.bridges import SIZES, make_pairs, make_rows, unit
 from support.models import EMBEDDING_DIM, make_link
@@ -122,9 +123,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(method, pairs, tmp_path, mo
 def test_diffusion_link_loss():
     """Row by row from the definition; targets without a partner have the text branch alone."""
     link, scheduler = make_link(), make_scheduler()
+
+    def noise() -> TrainingNoise:
+        return TrainingNoise(scheduler, torch.Generator().manual_seed(2), 300)
+
     source, target = 5 * unit(make_rows(3)), 5 * unit(make_rows(5, 1))
     options = {"topology_weight": 0.7, "topology_source": "audio"}
-    found = diffusion_link_loss(link, source, target, scheduler, torch.Generator().manual_seed(2), 300, **options)
+    found = diffusion_link_loss(link, source, target, noise(), **options)
     generator = torch.Generator().manual_seed(2)
     predicted = []
     for clean in (target, source):
@@ -132,12 +137,12 @@ def test_diffusion_link_loss():
         state = add_noise(clean, torch.randn(clean.shape, generator=generator), timesteps, scheduler)
         predicted.append(link(state, timesteps).sample)
     from_text, from_source = predicted
-    errors = (target - from_text).square().sum() / 5 + (target[:3] - from_source).square().sum() / 5
+    errors = ((target - from_text).square().sum() + (target[:3] - from_source).square().sum()) / (5 * EMBEDDING_DIM)
     x, y = unit(target[:3]), unit(from_source)
     topology = 0.6 * 0.7 * (x @ x.T - x @ y.T).square().mean()
     torch.testing.assert_close(found.total, errors + topology)
     torch.testing.assert_close(found.diffusion + 0.7 * found.topology, found.total)
-    whole = diffusion_link_loss(link, source, target[:3], scheduler, torch.Generator().manual_seed(2), 300)
+    whole = diffusion_link_loss(link, source, target[:3], noise())
     generator = torch.Generator().manual_seed(2)
     predicted = []
     for clean in (target[:3], source):
@@ -145,17 +150,16 @@ def test_diffusion_link_loss():
         state = add_noise(clean, torch.randn(clean.shape, generator=generator), timesteps, scheduler)
         predicted.append(link(state, timesteps).sample)
     torch.testing.assert_close(
-        whole.total, diffusion_loss(target[:3], *predicted) + topology_loss(target[:3], predicted[1])
+        whole.total, diffusion_loss(target[:3], *predicted, "mean") + topology_loss(target[:3], predicted[1])
     )
-    alone = diffusion_link_loss(link, source[:0], target, scheduler, torch.Generator().manual_seed(2), 300)
+    alone = diffusion_link_loss(link, source[:0], target, noise())
     assert alone.total.isfinite()
     assert alone.topology == 0
-    generator = torch.Generator().manual_seed(2)
-    one_branch = diffusion_link_loss(link, source, target[:3], scheduler, generator, 300, text_to_text=False)
+    one_branch = diffusion_link_loss(link, source, target[:3], noise(), text_to_text=False)
     generator = torch.Generator().manual_seed(2)
     timesteps = torch.randint(300, (3,), generator=generator)
     state = add_noise(source, torch.randn(3, EMBEDDING_DIM, generator=generator), timesteps, scheduler)
-    torch.testing.assert_close(one_branch.diffusion, (target[:3] - link(state, timesteps).sample).square().sum() / 3)
+    torch.testing.assert_close(one_branch.diffusion, (target[:3] - link(state, timesteps).sample).square().mean())
 
 
 def test_a_plain_file_in_either_direction(tmp_path):
@@ -230,6 +234,8 @@ def test_overrides_reach_the_bridge_and_the_loss(pairs, tmp_path):
         ("ridge", {"loss": {"topology_weight": 1.0}}, "loss.topology_weight"),
         ("mlp", {"loss": {"topology_weight": 1.0}}, "loss.topology_weight"),
         ("seed", {"loss": {"topology": 1.0}}, "topology_weight"),
+        ("diffusion-link", {"loss": {"preset": "sums"}}, "loss.preset: is 'sums'"),
+        ("mlp", {"loss": {"preset": "paper"}}, "loss.preset"),
     ],
 )
 def test_wrong_arguments_are_refused(method, options, words, pairs, tmp_path):

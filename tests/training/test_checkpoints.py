@@ -1,22 +1,25 @@
 """Checkpoints: what they belong to is compared field by field, and damage is a typed error."""
 
+import hashlib
 import json
 import os
 import resource
 import shutil
+import time
 
 import pytest
 import torch
 
 from diffusion_link_hf import train
 from diffusion_link_hf.errors import DataError, RecipeError
+from diffusion_link_hf.training import fingerprints
 from diffusion_link_hf.training.checkpoints import (
-    folder_fingerprint,
     load_checkpoint,
     run_identity,
     save_checkpoint,
     start_anew,
 )
+from diffusion_link_hf.training.fingerprints import folder_fingerprint
 from support.training import bridge_arguments, decoder_arguments, make_base, make_cache
 
 RECIPE = {"learning_rate": 1e-3, "model": {"width": 8}, "widths": (1, 2), "output": "a", "link": "x"}
@@ -73,8 +76,23 @@ def test_what_differs_is_named(saved, recipe, contents, words):
         ("state.pt", "no weights"),
     ],
 )
-def test_damage_is_reported(saved, name, content):
-    path = saved / "step-00000020" / name
+def test_a_damaged_checkpoint_is_passed_over(saved, name, content, caplog):
+    """For the one before it, with a warning; where that is damaged, too, there is nothing to go on from."""
+    damage(saved / "step-00000020" / name, content)
+    step, state = load_checkpoint(saved, IDENTITY, set_aside=True)
+    assert (step, len(state["weights"])) == (10, 10)
+    assert "step-00000020" in caplog.text
+    assert "is damaged" in caplog.text
+    assert sorted(path.name for path in saved.iterdir()) == ["damaged-step-00000020", "step-00000010"]
+    damage(saved / "step-00000010" / name, content)
+    with pytest.raises(DataError, match="is damaged") as caught:
+        load_checkpoint(saved, IDENTITY)
+    assert "step-00000010" in caught.value.item
+    assert caught.value.remedy
+
+
+def damage(path, content):
+    """Removes a file (None), cuts it (a length), or writes something else into it."""
     if content is None:
         path.unlink()
     else:
@@ -82,10 +100,21 @@ def test_damage_is_reported(saved, name, content):
         path.write_bytes(
             whole[:content] if isinstance(content, int) else content if isinstance(content, bytes) else content.encode()
         )
-    with pytest.raises(DataError, match="is damaged") as caught:
-        load_checkpoint(saved, IDENTITY)
-    assert "step-00000020" in caught.value.item
-    assert caught.value.remedy
+
+
+def test_a_flipped_bit_is_noticed(saved):
+    """In the bytes of a weight, where torch itself reads on without a word."""
+    path = saved / "step-00000020" / "state.pt"
+    content = bytearray(path.read_bytes())
+    place = content.index(torch.arange(20).numpy().tobytes()) + 8
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+    assert torch.load(path, weights_only=True)["weights"][1] == 0
+    assert load_checkpoint(saved, IDENTITY)[0] == 10
+    about = json.loads((path.parent / "identity.json").read_text())
+    del about["sha256"]  # as an earlier version wrote it
+    (path.parent / "identity.json").write_text(json.dumps(about))
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
 
 
 def test_foreign_folders_are_left_alone(saved):
@@ -115,6 +144,41 @@ def test_folders_are_known_by_their_content(tmp_path):
     assert folder_fingerprint(tmp_path / "b") != first
     (tmp_path / "a" / "w.safetensors").write_bytes(b"2")
     assert folder_fingerprint(tmp_path / "a") != first
+
+
+def test_a_large_file_is_hashed_once_per_machine(tmp_path, monkeypatch):
+    """Until it changes; in a small cache folder of this test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "REMEMBERED_BYTES", 4)
+    path, reads, real = tmp_path / "model.safetensors", [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: reads.append(args) or real(*args))
+
+    def write(content, age):
+        path.write_bytes(content)
+        os.utime(path, (time.time() - age,) * 2)
+
+    write(b"weights", age=60)
+    first = fingerprints.file_sha256(path)
+    assert first == hashlib.sha256(b"weights").hexdigest()
+    assert fingerprints.file_sha256(path) == first
+    assert len(reads) == 1
+    write(b"Weights", age=30)
+    assert fingerprints.file_sha256(path) == hashlib.sha256(b"Weights").hexdigest()
+    assert len(reads) == 2
+    for entry in fingerprints.hashes_folder().iterdir():
+        entry.write_bytes(b"\xff torn")
+    assert fingerprints.file_sha256(path) == hashlib.sha256(b"Weights").hexdigest()
+    write(b"WEIGHTS", age=0)  # it may change again within one tick of the clock
+    for _ in range(2):
+        assert fingerprints.file_sha256(path) == hashlib.sha256(b"WEIGHTS").hexdigest()
+    assert len(reads) == 5
+
+
+def test_without_a_cache_folder_it_is_hashed_each_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(fingerprints, "REMEMBERED_BYTES", 1)
+    assert fingerprints.file_sha256(tmp_path / "file") == hashlib.sha256(b"in the way").hexdigest()
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(saved):
@@ -187,6 +251,7 @@ def age(checkpoint):
     else:
         recipe["mode"] = "text_only"
     torch.save(state, checkpoint / "state.pt")
+    del identity["sha256"]
     (checkpoint / "identity.json").write_text(json.dumps(identity))
 
 
@@ -198,12 +263,15 @@ def test_a_run_of_the_first_version_goes_on(tmp_path, stage):
 
     def arguments(output, **changes):
         if stage == "bridge":
-            return bridge_arguments(tmp_path / "cache", tmp_path / output, **every, **changes)
+            # That version summed L_diff over the dimensions, and its recipes could not say so.
+            loss = {"dim_reduction": "sum"}
+            return bridge_arguments(tmp_path / "cache", tmp_path / output, loss=loss, **every, **changes)
         base = make_base(tmp_path / "base")
         return decoder_arguments(tmp_path / "cache", base, tmp_path / output, mode="zeroshot", **every, **changes)
 
     expected = train(arguments("whole"))
     shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "old" / "checkpoints")
+    shutil.rmtree(tmp_path / "old" / "checkpoints" / "step-00000012")  # that version wrote none at the end
     age(tmp_path / "old" / "checkpoints" / "step-00000008")
     with pytest.raises(RecipeError, match=r"another recipe \(seed 0, now 1\)"):
         train(arguments("old", seed=1))

@@ -7,8 +7,9 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from diffusion_link_hf.bridges.base import BridgeModel
-from diffusion_link_hf.training.bridge import AveragedWeights, averaged
-from diffusion_link_hf.training.optimize import seed_dropout, warmup_cosine
+from diffusion_link_hf.training.bridge_run import AveragedWeights, averaged
+from diffusion_link_hf.training.optimize import seed_dropout
+from diffusion_link_hf.training.optimizers import warmup_cosine
 from support.models import make_link
 
 

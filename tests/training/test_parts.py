@@ -161,7 +161,7 @@ def test_the_base_of_a_pipeline(room, tmp_path):
         found = locate_base(str(name), None)
         assert (found.weights.name, found.tokenizer.name, found.source) == ("base", "decoder", None)
         options = {"max_steps": 2, "warmup_steps": 0, "validation_fraction": 0.0}
-        made = tmp_path / found.weights.parts[-3]
+        made = tmp_path / f"from-{found.weights.parts[-3]}"
         train_decoder(decoder_arguments(room / "cache", name, made, **options))
         assert (made / "decoder" / "tokenizer.json").is_file()
     assert locate_base(str(room / "base"), None).fingerprint == locate_base(str(room / "base"), None).fingerprint

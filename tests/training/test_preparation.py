@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from diffusion_link_hf import DiffusionLinkModel
 from diffusion_link_hf.errors import DataError, DiffusionLinkError, RecipeError
-from diffusion_link_hf.training.preparation import check_options, construct
+from diffusion_link_hf.training.preparation import check_options, construct, make_accelerator
 from diffusion_link_hf.training.train import train
 from support.training import bridge_arguments, decoder_arguments
 
@@ -74,3 +74,10 @@ def test_numbers_of_a_model_are_checked(given, words):
 def test_where_nothing_is_known_the_remedy_says_so():
     with pytest.raises(RecipeError, match=r"loss.x: is no known field. There are no loss options"):
         check_options("loss", {"x": 1}, {})
+
+
+def test_stages_of_one_process_may_differ_in_precision(tmp_path, fresh_accelerator):
+    """As in an evaluation: bridges in float32, then decoders in bfloat16."""
+    for precision in ("no", "bf16", "no"):
+        args = bridge_arguments(tmp_path, tmp_path / "out", mixed_precision=precision)
+        assert make_accelerator(args).mixed_precision == precision

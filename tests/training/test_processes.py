@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
+import yaml
 from accelerate import Accelerator
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
 
 from diffusion_link_hf.errors import RecipeError
+from diffusion_link_hf.training.recipes import launch_file
 from diffusion_link_hf.training.train import train
 from support.training import bridge_arguments, decoder_arguments, make_base, make_uneven_cache, relative_difference
 
@@ -59,8 +65,11 @@ def test_micro_batches_change_nothing_but_memory(runs, tmp_path, stage):
 
 @pytest.mark.parametrize("stage", ["bridge", "decoder"])
 def test_every_micro_batch_needs_a_row(runs, stage):
-    with pytest.raises(RecipeError, match="batch_size: is 3 for 5 micro-batches"):
-        train(dataclasses.replace(runs[stage], batch_size=3, gradient_accumulation_steps=5))
+    """It is said before anything is read: the folders need not be there."""
+    recipe = dataclasses.replace(runs[stage], batch_size=3, gradient_accumulation_steps=5, cache="nowhere")
+    with pytest.raises(RecipeError, match="batch_size: is 3 for 5 micro-batches") as caught:
+        train(recipe)
+    assert "gradient_accumulation_steps=3" in caught.value.remedy
 
 
 def test_where_the_rows_lie_changes_nothing(runs, tmp_path):
@@ -73,7 +82,37 @@ def test_the_launch_files_are_accelerates(name, pytestconfig):
     folder = pytestconfig.rootpath / "hub_configs" / "accelerate"
     config = load_config_from_file(str(folder / f"{name}.yaml"))
     kind = "FSDP" if name == "fsdp" else "MULTI_GPU"
+    assert config.num_machines == 1
     assert (config.distributed_type, config.num_processes, config.use_cpu) == (kind, 2, name == "ddp_cpu")
+
+
+def test_two_machines_are_one(runs, tmp_path, pytestconfig):
+    """The launch file of several machines, as its head says, here as two of one process each on one machine's CPU."""
+    train(runs["bridge"])
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(dataclasses.asdict(runs["bridge"]) | {"output": str(tmp_path / "two")}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = launch_file("multi_node").read_text().replace("use_cpu: false", "use_cpu: true")
+    (tmp_path / "cpu.yaml").write_text(config)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(tmp_path / "cpu.yaml")]
+    command += ["--num_machines", "2", "--num_processes", "2", "--main_process_ip", "127.0.0.1"]
+    command += ["--main_process_port", str(port)]
+    machines = [
+        subprocess.Popen(
+            [*command, "--machine_rank", str(rank), "-m", "diffusion_link_hf", "train", str(recipe)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [machine.communicate(timeout=240) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said[0][1][-2000:]
+    assert relative_difference(tmp_path / "one" / "bridge", tmp_path / "two") < 1e-5
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["processes"] == 2
 
 
 @pytest.mark.parametrize(

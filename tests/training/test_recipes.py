@@ -114,6 +114,8 @@ def test_recipes_go_by_name(tmp_path, monkeypatch):
         "audiocaps-bridge-shallow",
         "audiocaps-supervised",
         "audiocaps-zeroshot",
+        "smollm2-supervised",
+        "smollm2-zeroshot",
         "tiny-bridge",
         "tiny-decoder",
     }
@@ -149,6 +151,7 @@ def test_the_link_stage_of_earlier_versions(tmp_path):
             "topology_weight": 2.0,
             "topology_source": "both",
             "topology_reduction": "mean",
+            "dim_reduction": "sum",
             "text_to_text": True,
         },
     )

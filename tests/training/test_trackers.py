@@ -6,9 +6,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diffusion_link_hf.training.bridge import S_STAR_GRID, bridge_metrics
+from diffusion_link_hf.errors import RecipeError
+from diffusion_link_hf.training.bridge_metrics import S_STAR_GRID, bridge_metrics
 from diffusion_link_hf.training.decoder import train_decoder
-from diffusion_link_hf.training.trackers import flat_figures, log_captions, plain_fields
+from diffusion_link_hf.training.trackers import (
+    available_tracker,
+    flat_figures,
+    log_captions,
+    plain_fields,
+    start_tracker,
+)
 from diffusion_link_hf.training.train import train
 from support.models import EMBEDDING_DIM, make_link
 from support.training import bridge_arguments, decoder_arguments, make_base, make_cache
@@ -29,6 +36,9 @@ def test_a_link_run_logs_its_curves(tmp_path):
     assert [event.step for event in log.Scalars("train/loss")] == [5, 10, 15, 20]
     assert [event.step for event in log.Scalars("validation/matched_audio")] == [10, 20]
     assert log.Scalars("validation/matched_audio")[-1].value == pytest.approx(metrics["matched_audio"], abs=1e-6)
+    for figure in ("gradient_norm", "rows_per_second", "learning_rate"):
+        assert [event.step for event in log.Scalars(f"train/{figure}")] == [5, 10, 15, 20]
+        assert all(event.value > 0 for event in log.Scalars(f"train/{figure}"))
     assert list(metrics["s_star"]) == ["20", "50", "100", "200", "300"]
     assert log.Scalars("result/s_star/200")[0].value == pytest.approx(metrics["s_star"]["200"], abs=1e-6)
 
@@ -43,10 +53,46 @@ def test_a_decoder_run_logs_captions_and_padding(tmp_path):
     assert [event.step for event in log.Scalars("validation/loss")] == [3, 6]
     assert log.Scalars("train/padding_share")[0].value == pytest.approx(metrics["padding_share"], abs=1e-4)
     assert 0 <= metrics["padding_share"] < 0.2
+    rows, tokens = (log.Scalars(f"train/{unit}_per_second")[0].value for unit in ("rows", "tokens"))
+    assert tokens >= 2 * rows  # a word and its end
     texts = [tag for tag in log.Tags()["tensors"] if tag.startswith("captions")]
     table = log.Tensors(texts[0])[-1].tensor_proto.string_val[0].decode()
     assert table.startswith("| reference | caption |")
     assert table.count("\n| ") == 5  # a rule and four captions
+
+
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
+def test_the_gradient_norm_is_that_before_clipping(tmp_path, monkeypatch, stage):
+    make_cache().save(tmp_path / "cache")
+    norms = []
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *args, **options: norms.append(real(*args, **options)) or norms[-1]
+    )
+    options = {"max_steps": 3, "log_every": 1, "max_grad_norm": 1e-3, "report_to": "tensorboard"}
+    if stage == "bridge":
+        train(bridge_arguments(tmp_path / "cache", tmp_path / "out", **options))
+    else:
+        base = make_base(tmp_path / "base")
+        train(decoder_arguments(tmp_path / "cache", base, tmp_path / "out", warmup_steps=0, **options))
+    logged = [event.value for event in events(tmp_path / "out").Scalars("train/gradient_norm")]
+    assert logged == pytest.approx([norm.item() for norm in norms], rel=1e-5)
+    assert min(logged) > 1e-3
+
+
+def test_project_and_run_have_names(tmp_path, monkeypatch):
+    """A folder of TensorBoard; elsewhere an argument of the tracker's own."""
+    make_cache(40).save(tmp_path / "cache")
+    options = {"max_steps": 1, "log_every": 1, "report_to": "tensorboard", "project": "bridges", "run_name": "first"}
+    train(bridge_arguments(tmp_path / "cache", tmp_path / "out", **options))
+    assert list((tmp_path / "out" / "logs" / "bridges" / "first").glob("events.out.tfevents*"))
+    calls = []
+    accelerator = SimpleNamespace(init_trackers=lambda *args, **options: calls.append((args[0], options)))
+    start_tracker(accelerator, bridge_arguments("a", "b", **options | {"report_to": "wandb"}))
+    assert calls == [("bridges", {"init_kwargs": {"wandb": {"name": "first"}}})]
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["aim"])
+    with pytest.raises(RecipeError, match="run_name: is 'first', which aim is not told here"):
+        available_tracker(bridge_arguments("a", "b", report_to="aim", run_name="first"))
 
 
 def test_captions_go_to_every_tracker():

@@ -13,13 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion_link_hf import AudioCaptionPipeline, DiffusionLinkModel, EmbeddingCache
-from diffusion_link_hf.errors import DataError, RecipeError
-from diffusion_link_hf.training.bridge import mean_cosine
+from diffusion_link_hf.embeddings.pairs import EmbeddingPairs
+from diffusion_link_hf.errors import DataError, ModelFolderError, RecipeError
+from diffusion_link_hf.training.bridge_metrics import mean_cosine
+from diffusion_link_hf.training.bridge_run import BridgeRun
 from diffusion_link_hf.training.decoder import train_decoder
 from diffusion_link_hf.training.recipes import load_recipe
 from diffusion_link_hf.training.train import train
 from support.models import make_clap
-from support.training import bridge_arguments, decoder_arguments, make_base, make_cache
+from support.training import bridge_arguments, decoder_arguments, make_base, make_cache, relative_difference
 
 
 @pytest.fixture
@@ -196,7 +198,120 @@ def test_a_checkpoint_of_another_recipe_is_refused(cache, tmp_path):
 
 def test_old_checkpoints_are_removed(cache, tmp_path):
     train(bridge_arguments(cache, tmp_path / "out", max_steps=60, checkpoint_every=10))
-    assert [p.name for p in sorted((tmp_path / "out" / "checkpoints").iterdir())] == ["step-00000040", "step-00000050"]
+    assert [p.name for p in sorted((tmp_path / "out" / "checkpoints").iterdir())] == ["step-00000050", "step-00000060"]
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_a_finished_run_can_be_prolonged(cache, tmp_path, schedule):
+    """Where the rate does not depend on the end, to the bits of a run that was long from the start."""
+    options = {"lr_schedule": schedule, "lr_decay_every": 7, "lr_decay": 0.5, "checkpoint_every": 10}
+    rates = {}
+    real = BridgeRun.train_step
+
+    def noted(run):
+        rates.setdefault(run.total_steps, []).append(run.optimizer.param_groups[0]["lr"])
+        return real(run)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(BridgeRun, "train_step", noted)
+        for steps in (15, 40):
+            assert train(bridge_arguments(cache, tmp_path / "long", max_steps=steps, **options))["steps"] == steps
+        assert [len(rates[steps]) for steps in (15, 40)] == [15, 25]
+        prolonged = rates.pop(40)
+        train(bridge_arguments(cache, tmp_path / "whole", max_steps=40, **options))
+    assert prolonged == rates[40][15:]  # each step has the rate of the longer schedule
+    files = [tmp_path / run / "link" / "diffusion_pytorch_model.safetensors" for run in ("long", "whole")]
+    assert (files[0].read_bytes() == files[1].read_bytes()) == (schedule == "step")
+    again = train(bridge_arguments(cache, tmp_path / "long", max_steps=40, **options))  # there is nothing left to do
+    assert again["steps"] == 40
+    with pytest.raises(RecipeError, match=r"max_steps: means 30 steps, but a checkpoint in .* has 40"):
+        train(bridge_arguments(cache, tmp_path / "long", max_steps=30, **options))
+
+
+def test_a_decoder_can_be_prolonged(cache, base, tmp_path):
+    options = {"max_steps": 0, "warmup_steps": 0, "warmup_epochs": 0.5, "batch_size": 64}
+    steps = [
+        train_decoder(decoder_arguments(cache, base, tmp_path / "out", epochs=epochs, **options))["steps"]
+        for epochs in (1, 3)
+    ]
+    assert steps == [3, 9]
+
+
+def test_a_warm_start(cache, base, tmp_path):
+    """At a rate of nothing the result has the weights of the start; the statistics are those of the new data."""
+    still = {"learning_rate": 1e-30, "max_grad_norm": 0.0}
+    make_cache(seed=3).save(tmp_path / "new")
+    train(bridge_arguments(cache, tmp_path / "a", max_steps=20))
+    train(bridge_arguments(tmp_path / "new", tmp_path / "b", max_steps=1, init_from=str(tmp_path / "a"), **still))
+    links = [DiffusionLinkModel.from_pretrained(tmp_path / run / "link") for run in "ab"]
+    for one, other in zip(links[0].parameters(), links[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(links[0].text_mean, links[1].text_mean)
+    few = {"max_steps": 3, "warmup_steps": 0}
+    train_decoder(decoder_arguments(cache, base, tmp_path / "c", **few))
+    still |= few | {"weight_decay": 0.0}
+    train_decoder(decoder_arguments(cache, base, tmp_path / "d", init_from=str(tmp_path / "c"), **still))
+    for file in ("projector/diffusion_pytorch_model.safetensors", "decoder/adapter_model.safetensors"):
+        one, other = (load_file(tmp_path / run / file) for run in "cd")
+        assert all(torch.equal(one[name], other[name]) for name in {**one, **other})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"width": 32, "time_embed_dim": 16}}, r"init_from: has link\..* of shape .*64.*, this recipe .*32"),
+        ({"method": "ridge", "model": {}}, "init_from: is given, but ridge is fitted in closed form"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(cache, tmp_path, changes, words):
+    train(bridge_arguments(cache, tmp_path / "a", max_steps=1))
+    with pytest.raises(RecipeError, match=words):
+        train(bridge_arguments(cache, tmp_path / "b", init_from=str(tmp_path / "a"), **changes))
+
+
+def test_a_decoders_start_that_does_not_fit_is_refused(cache, base, tmp_path):
+    few = {"max_steps": 1, "warmup_steps": 0}
+    train_decoder(decoder_arguments(cache, base, tmp_path / "a", **few))
+    train_decoder(decoder_arguments(cache, base, tmp_path / "full", lora=None, **few))
+    start = {"init_from": str(tmp_path / "a"), **few}
+    for changes in ({"projector": {"num_prefix_tokens": 3}}, {"lora": {"r": 2, "target_modules": ["q_proj"]}}):
+        with pytest.raises(RecipeError, match="init_from: has "):
+            train_decoder(decoder_arguments(cache, base, tmp_path / "b", **start, **changes))
+    with pytest.raises(ModelFolderError, match="adapter_model"):
+        train_decoder(decoder_arguments(cache, base, tmp_path / "b", init_from=str(tmp_path / "full"), **few))
+
+
+def test_validation_data_of_their_own(cache, base, tmp_path):
+    """Nothing is held out, and the figures are those of the other data."""
+    make_cache(n=60, seed=9).save(tmp_path / "val")
+    own = {"validation_cache": str(tmp_path / "val"), "validation_fraction": 0.0, "max_steps": 3}
+    metrics = train(bridge_arguments(cache, tmp_path / "a", keep="best", validate_every=1, **own))
+    link, pairs = DiffusionLinkModel.from_pretrained(tmp_path / "a" / "link"), EmbeddingPairs.load(tmp_path / "val")
+    cosine = mean_cosine(link.bridge(pairs.source), link.target(pairs.target))
+    assert metrics["matched_audio"] == pytest.approx(cosine, abs=1e-5)
+    whole = EmbeddingPairs.load(cache)
+    torch.testing.assert_close(link.text_mean, torch.nn.functional.normalize(whole.target).mean(0))
+    assert "loss" in train_decoder(decoder_arguments(cache, base, tmp_path / "b", warmup_steps=0, **own))
+    make_cache(n=70, seed=9).save(tmp_path / "val")
+    with pytest.raises(RecipeError, match="another validation"):
+        train(bridge_arguments(cache, tmp_path / "a", keep="best", validate_every=1, **own))
+    with pytest.raises(RecipeError, match="does not exist") as caught:
+        train(bridge_arguments(cache, tmp_path / "c", **own | {"validation_cache": str(tmp_path / "none")}))
+    assert "validation_fraction=0.05" in caught.value.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["bridge", "decoder"])
+def test_compiled_models_train_alike(cache, base, tmp_path, stage):
+    """Really compiled, which takes minutes; weights have their usual names."""
+    few = {"max_steps": 6, "warmup_steps": 1} if stage == "decoder" else {"max_steps": 6}
+    for on in (False, True):
+        options = few | {"torch_compile": on}
+        if stage == "bridge":
+            train(bridge_arguments(cache, tmp_path / str(on), **options))
+        else:
+            train(decoder_arguments(cache, base, tmp_path / str(on), **options))
+    assert relative_difference(tmp_path / "False", tmp_path / "True") < 1e-3
 
 
 def test_tensorboard_log(cache, tmp_path):

@@ -4,10 +4,9 @@ Each loss is computed for a `Share` of a batch: the losses of all shares add up 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
 from ..errors import InputError
@@ -16,6 +15,15 @@ from .diffusion_link import DiffusionLinkModel
 from .sampling import TrainingNoise
 
 Reduction = Literal["sum", "mean"]
+
+# Readings of the paper's L_total = L_diff + L_topo, which leaves reductions and weight open (paper §3).
+LOSS_PRESETS: dict[str, dict[str, Any]] = {
+    # Both terms are means over their elements. L_topo then has about a tenth of the loss, whatever the batch and width.
+    "paper": {"dim_reduction": "mean", "batch_reduction": "mean", "topology_reduction": "mean", "topology_weight": 1.0},
+    # To the letter: squared norms, averaged over the batch, and a squared Frobenius norm, which grows with the batch.
+    "literal": {"dim_reduction": "sum", "batch_reduction": "mean", "topology_reduction": "sum", "topology_weight": 1.0},
+    "none": {"dim_reduction": "mean", "batch_reduction": "mean", "topology_reduction": "mean", "topology_weight": 0.0},
+}
 
 SHORTEST = 0.1  # of the text's norm: L_topo divides a shorter prediction by this much instead of its own norm
 
@@ -159,15 +167,13 @@ def diffusion_link_loss(
     bridge: DiffusionLinkModel,
     source: torch.Tensor,
     target: torch.Tensor,
-    scheduler: DDIMScheduler,
-    generator: torch.Generator,
-    max_train_timestep: int,
+    noise: TrainingNoise,
     share: Share = WHOLE,
     *,
     topology_weight: float = 1.0,
     topology_source: Literal["audio", "text", "both"] = "audio",
     topology_reduction: Reduction = "mean",
-    dim_reduction: Reduction = "sum",
+    dim_reduction: Reduction = "mean",
     batch_reduction: Reduction = "mean",
     text_to_text: bool = True,
 ) -> DiffusionLinkLoss:
@@ -176,14 +182,18 @@ def diffusion_link_loss(
     Both branches go through the network as one batch. Rows without a partner have the text→text branch alone, and no
     topology. Timesteps and noise are drawn for the whole batch, and L_topo compares with all of its text.
 
+    The defaults are the reading "paper" of `LOSS_PRESETS`.
+
     Args:
-        source, target, scheduler, generator, max_train_timestep: as `BridgeModel.training_loss`.
+        source, target: (P, D), (B, D), as in `BridgeModel.training_loss`.
+        noise: of the training.
         share: of the batch.
         topology_weight: of L_topo; the paper leaves it open.
         topology_source: which predictions are X̂ of `topology_loss`; the paper leaves it open. "both" adds the two.
             Without the text→text branch it is always the audio's.
         topology_reduction: over the pairs of rows; see `topology_loss`.
-        dim_reduction, batch_reduction: of the squared errors; see `diffusion_loss`.
+        dim_reduction, batch_reduction: of the squared errors; see `diffusion_loss`. With a sum over dimensions beside a
+            mean of the topology, L_topo would be 0.02 % of the loss.
         text_to_text: whether there is that branch. Without it, ``target`` must have no rows without a partner.
 
     Returns:
@@ -196,16 +206,15 @@ def diffusion_link_loss(
         >>> from diffusion_link_hf import make_scheduler
         >>> bridge = DiffusionLinkModel(embedding_dim=8, width=16, time_embed_dim=4)
         >>> source, target = bridge.normalize(torch.randn(6, 8), "audio"), bridge.normalize(torch.randn(9, 8), "text")
-        >>> batch = source, target, make_scheduler(), torch.Generator().manual_seed(0), 1000
-        >>> loss = diffusion_link_loss(bridge, *batch, topology_weight=0.0)
-        >>> round(loss.total.item(), 3)  # an untrained network returns zeros: 25 for each of 9 texts and 6 sources
-        41.667
+        >>> noise = TrainingNoise(make_scheduler(), torch.Generator().manual_seed(0), max_timestep=1000)
+        >>> loss = diffusion_link_loss(bridge, source, target, noise, topology_weight=0.0)
+        >>> round(loss.total.item(), 3)  # an untrained network returns zeros: 25 / 8 for each of 9 texts and 6 sources
+        5.208
     """
     if topology_source not in ("audio", "text", "both"):
         raise InputError("topology_source", f"is {topology_source!r}", "Use 'audio', 'text' or 'both'")
     rows = share.rows(len(target))
     branches = [target, source] if text_to_text else [source]
-    noise = TrainingNoise(scheduler, generator, max_train_timestep)
     drawn = [noise.add_to(clean) for clean in branches]
     states, timesteps = (torch.cat([part[rows] for part in parts]) for parts in zip(*drawn, strict=True))
     predicted = bridge(states, timesteps, return_dict=False)[0].float()
@@ -230,26 +239,30 @@ def share_of_loss(
     bridge: BridgeModel,
     source: torch.Tensor,
     target: torch.Tensor,
-    scheduler: DDIMScheduler,
-    generator: torch.Generator,
-    max_train_timestep: int,
+    noise: TrainingNoise,
     share: Share = WHOLE,
 ) -> torch.Tensor:
-    """A share's part of a bridge's own `BridgeModel.training_loss`, whose arguments it takes.
+    """A share's part of a bridge's own `BridgeModel.training_loss`.
+
+    Args:
+        source, target: (P, D), (B, D), as there.
+        noise: of the training.
+        share: of the batch.
 
     Returns:
         (): the mean over the share's rows, weighted by their number, so that all shares add up to the batch's loss.
 
     Examples:
-        >>> from diffusion_link_hf import RegressionBridge
+        >>> from diffusion_link_hf import RegressionBridge, make_scheduler
         >>> bridge = RegressionBridge(embedding_dim=8, width=16, time_embed_dim=4)
-        >>> batch = torch.randn(7, 8), torch.randn(7, 8), None, None, 1000
+        >>> noise = TrainingNoise(make_scheduler(), torch.Generator(), max_timestep=1000)
+        >>> batch = torch.randn(7, 8), torch.randn(7, 8), noise
         >>> parts = [share_of_loss(bridge, *batch, Share(index, count=3)) for index in range(3)]
         >>> sum(parts).allclose(share_of_loss(bridge, *batch))
         True
     """
     rows = share.rows(len(target))
-    loss = bridge.training_loss(source, target, scheduler, generator, max_train_timestep, rows)
+    loss = bridge.training_loss(source, target, noise.scheduler, noise.generator, noise.max_timestep, rows)
     return loss * ((rows.stop - rows.start) / len(target))
 
 

@@ -2,9 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..applications.captioned import CaptionedFile
+if TYPE_CHECKING:
+    from ..applications.captioned import CaptionedFile
 
 
 def printable(text: str) -> str:
@@ -17,7 +18,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def print_captions(captioned: CaptionedFile, as_json: bool, with_scores: bool) -> None:
+def print_captions(captioned: "CaptionedFile", as_json: bool, with_scores: bool) -> None:
     """A line for each caption on standard output, or the error on standard error; or all as one JSON line."""
     if as_json:
         line = json.dumps(captioned.as_json(), ensure_ascii=False)
@@ -35,4 +36,4 @@ def print_captions(captioned: CaptionedFile, as_json: bool, with_scores: bool) -
         scores = [segment.score, *segment.alternative_scores] if segment.score is not None else [None] * len(texts)
         for text, score in zip(texts, scores, strict=True):
             shown = f" ({score:.2f})" if with_scores and score is not None else ""
-            print(printable(f"{Path(captioned.file)}{span}: {' '.join(text.split())}{shown}"), flush=True)
+            print(printable(f"{captioned.file}{span}: {' '.join(text.split())}{shown}"), flush=True)

@@ -84,6 +84,8 @@ def option_words(parser: argparse.ArgumentParser) -> Callable[[DiffusionLinkErro
     for action in parser._actions:
         if action.option_strings and action.nargs == 0:
             switches[f"{action.dest}={action.const}"] = action.option_strings[0]
+            if action.const is True:
+                options[action.dest] = action.option_strings[0]
         elif action.option_strings:
             options[action.dest] = action.option_strings[0]
 

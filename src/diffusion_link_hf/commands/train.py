@@ -15,7 +15,8 @@ A run that was stopped continues from its newest checkpoint. On several GPUs or 
   accelerate launch -m diffusion_link_hf train RECIPE [FIELD=VALUE ...]
 
 Add --config_file "$(diffusion-link train --launch-file fsdp)" for one of the launch files: ddp (several GPUs), ddp_cpu
-(several CPU processes), or fsdp (a decoder that is too large for one GPU).
+(several CPU processes), fsdp (a decoder that is too large for one GPU), or multi_node (several machines; the file says
+how to start it).
 """
 
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     from accelerate import PartialState
 
-    from ..training.train import train
+    from ..hub.training import train
 
     metrics = train(recipe, progress=not args.quiet and sys.stderr.isatty())
     if PartialState().is_main_process:

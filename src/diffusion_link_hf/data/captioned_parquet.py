@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from ..errors import DataError, DiffusionLinkError, HubAccessError
 from .caption_builder import CaptionedAudioBuilder, as_rows
 from .caption_table import caption_column, caption_names, gather_captions
+from .parted_file import PartedFile
 
 HUB = "hf://"
 AUDIO_ROWS = 8  # decoded from Parquet at a time
-READERS = 8  # files whose captions are fetched at a time
+READERS = 8  # files whose captions, or parts of a row group that are fetched at a time
 IDENTITIES = (["youtube_id", "start_time"], ["youtube_id"], ["file_name"])  # columns that make a name
 REMEDY = "Give audio {bytes, path} and caption, captions or caption_1 …; and youtube_id, start_time or file_name"
 
@@ -35,7 +36,8 @@ class CaptionedParquet(CaptionedAudioBuilder):
 
     A row without audio is a recording that is gone; in a folder, ``path`` may name a file, relative to the Parquet
     file. The shards are the row groups, which `datasets` writes with about 100 MB of audio; up to three times that is
-    in memory. ``data_files`` are needed; `hub_audio` finds them. ``token`` opens private repositories.
+    in memory. From the Hub a row group is fetched in parts, several at a time. ``data_files`` are needed; `hub_audio`
+    finds them. ``token`` opens private repositories.
     """
 
     @staticmethod
@@ -119,10 +121,26 @@ class CaptionedParquet(CaptionedAudioBuilder):
         return pa.table({"path": paths, "captions": captions}), sizes
 
     def _read_audio(self, file: str, group: int) -> Iterator[pa.Array]:
-        with reading(file), self._open(file) as stream:
+        with reading(file), self._open_audio(file) as stream:
             parquet = pq.ParquetFile(stream)
             for batch in parquet.iter_batches(AUDIO_ROWS, row_groups=[group], columns=["audio"]):
                 yield batch.column(0)
+
+    @contextmanager
+    def _open_audio(self, file: str) -> Iterator[Any]:
+        """The file; one on the Hub in parts."""
+        if not file.startswith(HUB):
+            with self._open(file) as stream:
+                yield stream
+            return
+        system, path = fsspec.core.url_to_fs(file, token=self.token)
+        with (
+            ThreadPoolExecutor(READERS) as pool,
+            PartedFile(
+                lambda start, end: system.cat_file(path, start=start, end=end), system.size(path), pool, READERS
+            ) as stream,
+        ):
+            yield stream
 
     def _open(self, file: str, **options):
         system, path = fsspec.core.url_to_fs(file, **({"token": self.token} if file.startswith(HUB) else {}))

@@ -6,7 +6,7 @@ from typing import Any
 from peft import LoraConfig
 
 from ..loading import read_json
-from ..models.decoder import ADAPTER_FILE
+from ..models.adapters import ADAPTER_FILE
 
 # Fields of an adapter's file that say what it was put on or is used for, not how it is made.
 _OF_THE_FILE = {"base_model_name_or_path", "revision", "inference_mode", "task_type", "auto_mapping", "peft_version"}

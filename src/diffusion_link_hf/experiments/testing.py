@@ -128,7 +128,7 @@ def evaluate_pipeline(
     models = {name: value for name, value in models.items() if value is not None}
     scoring = Scoring.chosen(metrics, skip, models, resamples, seed)
     make_writable(Path(output))
-    folder = resolve_folder(model, revision, token)
+    folder = resolve_folder(model, revision, token=token)
     is_local = Path(model).is_dir() and str(model) != DEFAULT_PIPELINE
     if card and is_local:
         make_writable(folder)

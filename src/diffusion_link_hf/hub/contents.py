@@ -11,7 +11,8 @@ import yaml
 
 from ..embeddings.shards import MANIFEST, read_manifest
 from ..errors import InputError, ModelFolderError
-from ..loading import INDEX, BaseReference, LoadPath, read_json, refuse_pickles
+from ..loading import INDEX, LoadPath, read_json, refuse_pickles
+from ..models.packaged import read_reference
 from ..training.recipes import RECIPE_FILE, RECIPES, TRAINED_ON
 from .results import RESULTS, DataSetResult, read_results
 
@@ -231,7 +232,7 @@ def recipe_fields(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def base_models(folder: Path) -> dict[str, str | None]:
     """Hub id → revision of the base models that the components of a folder reference."""
-    references = (BaseReference.read(folder / name) for name in COMPONENTS)
+    references = (read_reference(folder / name) for name in COMPONENTS)
     return {reference.id: reference.revision for reference in references if reference}
 
 

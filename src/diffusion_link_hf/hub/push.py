@@ -160,7 +160,7 @@ def prepare_upload(
         ModelFolderError: see `contents.collect`.
         InputError: an id of another form, or metadata that the Hub would refuse.
     """
-    _check_id(repo_id)
+    check_id(repo_id)
     contents = collect(folder, recipes)
     by_hand = {"license": license, "datasets": list(datasets), "hardware": hardware, "co2_grams": co2_grams}
     card = PipelineCard.of(contents, repo_id, **by_hand).render()
@@ -187,7 +187,7 @@ def prepare_space(repo_id: str, space_id: str | None = None) -> Upload:
         InputError: an id of another form.
     """
     space_id = space_id or f"{repo_id}-demo"
-    _check_id(space_id)
+    check_id(space_id)
     return Upload(space_id, {name: text.encode() for name, text in space_files(repo_id).items()}, kind="space")
 
 
@@ -246,10 +246,11 @@ def _is_stale(name: str, upload: Upload) -> bool:
     return upload.kind == "model" and ours and name not in upload.files
 
 
-def _check_id(repo_id: str) -> None:
+def check_id(repo_id: str, name: str = "repo_id") -> None:
+    """Raises InputError, about the argument ``name``, for what is no ``owner/name``."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError("repo_id", f"is {repo_id!r} ({error})", "Write owner/name") from error
+        raise InputError(name, f"is {repo_id!r} ({error})", "Write owner/name") from error
     if "/" not in repo_id:
-        raise InputError("repo_id", f"is {repo_id!r}, without an owner", "Write owner/name")
+        raise InputError(name, f"is {repo_id!r}, without an owner", "Write owner/name")

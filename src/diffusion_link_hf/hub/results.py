@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ModelFolderError
 from ..files import write_whole
 from ..loading import INDEX, read_json
-from ..training.checkpoints import folder_fingerprint
+from ..training.fingerprints import folder_fingerprint
 
 RESULTS = "test_results.json"
 FORMAT = "diffusion-link test results 1"

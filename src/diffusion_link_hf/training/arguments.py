@@ -26,6 +26,8 @@ class TrainingArguments:
         max_grad_norm (`float`, default 0.0): gradients with a larger norm are scaled down to it; 0 turns clipping off.
         validation_fraction (`float`, default 0.05): share of the recordings that is held out for validation, 0 to below
             1.
+        validation_cache (`str | null`, default null): path of other data to validate on, such as the cache of the data
+            set's own validation split. Nothing is held out then.
         validate_every (`int`, default 500): number of steps between two validations.
         checkpoint_every (`int`, default 1000): number of steps between two checkpoints.
         log_every (`int`, default 50): number of steps between two entries in the log.
@@ -33,9 +35,20 @@ class TrainingArguments:
             the best validation.
         keep_checkpoints (`int`, default 2): how many checkpoints are kept; older ones are removed.
         resume (`bool`, default true): whether to continue from the newest checkpoint in ``output``. If false, the
-            checkpoints there are removed and training starts from the beginning.
+            checkpoints there are removed and training starts from the beginning. A finished run goes on if it is given
+            more steps; see `optimize`.
+        init_from (`str | null`, default null): folder of a training's result, whose trained weights are the start
+            instead of random ones. The models must have the same sizes.
         mixed_precision (`"no" | "bf16" | "fp16"`, default "no"): number format of the forward pass; "fp16" needs a GPU.
+        torch_compile (`bool`, default false): whether the model is compiled with `torch.compile`. The first steps then
+            take a minute or more. Not with FSDP.
         report_to (`str`, default "tensorboard"): name of a tracker that Accelerate knows, or "none".
+        project (`str | null`, default null): name of the tracker's project; the stage's name by default.
+        run_name (`str | null`, default null): name of the run in the tracker, which chooses one by default.
+        push_to_hub (`str | null`, default null): repository, ``owner/name``, to which the result is pushed; see `push`.
+        push_every_checkpoint (`bool`, default false): whether it is also pushed, as it would be then, after each
+            checkpoint. A push that fails there is reported, and training goes on.
+        hub_private (`bool`, default false): whether the repository is created as a private one.
 
     Raises:
         RecipeError: a value is out of range. The same holds for the arguments of every stage.
@@ -51,14 +64,22 @@ class TrainingArguments:
     learning_rate: float = 1e-4
     max_grad_norm: float = 0.0
     validation_fraction: float = 0.05
+    validation_cache: str | None = None
     validate_every: int = 500
     checkpoint_every: int = 1000
     log_every: int = 50
     keep: Literal["last", "best"] = "last"
     keep_checkpoints: int = 2
     resume: bool = True
+    init_from: str | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    torch_compile: bool = False
     report_to: str = "tensorboard"
+    project: str | None = None
+    run_name: str | None = None
+    push_to_hub: str | None = None
+    push_every_checkpoint: bool = False
+    hub_private: bool = False
 
     def __post_init__(self):
         for name, hint in get_type_hints(type(self)).items():
@@ -72,10 +93,16 @@ class TrainingArguments:
         _require(0 <= self.validation_fraction < 1, "validation_fraction", self.validation_fraction, "Use 0 to below 1")
         self._at_least(1, "batch_size", "validate_every", "checkpoint_every", "log_every", "keep_checkpoints")
         self._at_least(1, "gradient_accumulation_steps")
-        _require(
-            self.keep == "last" or self.validation_fraction > 0, "keep", self.keep, "Hold out a validation_fraction"
-        )
+        held_out = self.validation_fraction > 0 or self.validation_cache is not None
+        remedy = "Hold out a validation_fraction, or name a validation_cache"
+        _require(self.keep == "last" or held_out, "keep", self.keep, remedy)
         self._at_least(0, "max_steps", "max_grad_norm")
+        for name in ("project", "run_name"):
+            tracked = getattr(self, name) is None or self.report_to != "none"
+            _require(tracked, name, getattr(self, name), "Name a tracker in report_to, or leave it out")
+        for name in ("push_every_checkpoint", "hub_private"):
+            pushed = not getattr(self, name) or self.push_to_hub is not None
+            _require(pushed, name, True, "Name a repository in push_to_hub")
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:
@@ -104,8 +131,10 @@ class BridgeTrainingArguments(TrainingArguments):
         rows_on (`"auto" | "device" | "host"`, default "auto"): where the embeddings are kept while training, on the
             accelerator or in main memory. "auto" uses the accelerator if they fill less than half of its free memory.
         method (`str`): name of a bridging method, such as "diffusion-link" or "ridge". Required.
-        loss (`dict`, default {}): options of the method's training loss. Diffusion-Link knows ``topology_weight``,
-            ``topology_source``, ``topology_reduction``, ``dim_reduction``, ``batch_reduction`` and ``text_to_text``.
+        loss (`dict`, default {}): options of the method's training loss. Diffusion-Link knows ``dim_reduction``,
+            ``batch_reduction``, ``topology_reduction``, ``topology_weight``, ``topology_source`` and ``text_to_text``;
+            see `diffusion_link_loss`. ``preset`` stands for the first four: "paper" (the default: both terms are means
+            over their elements), "literal" (squared norms as they are written) or "none" (no topology loss).
 
     Examples:
         >>> args = BridgeTrainingArguments(method="ridge", cache="runs/cache", output="runs/ridge")
@@ -223,6 +252,8 @@ class DecoderTrainingArguments(TrainingArguments):
         _require(bool(self.base_model), "base_model", "", "Name a causal LM: a folder or a Hub id")
         self._at_least(0, "epochs", "warmup_epochs", "warmup_steps", "weight_decay", "patience")
         _require(self.max_steps >= 1 or self.epochs > 0, "epochs", self.epochs, "Give epochs or max_steps")
+        pipeline = self.push_to_hub is None or self.clap is not None
+        _require(pipeline, "push_to_hub", self.push_to_hub, "Name clap, too: without it the result is no pipeline")
         within = not self.max_steps or self.warmup_steps <= self.max_steps
         _require(within, "warmup_steps", self.warmup_steps, f"Use at most max_steps ({self.max_steps})")
         validated = not (self.patience and self.max_steps) or self.validate_every <= self.max_steps
@@ -238,7 +269,7 @@ class DecoderTrainingArguments(TrainingArguments):
         _require(not self.load_in_4bit or self.lora is not None, "load_in_4bit", True, "Give lora: it trains no base")
         needs_rows = self.patience or self.validate_metric != "loss"
         _require(
-            self.validation_fraction > 0 or not needs_rows,
+            self.validation_fraction > 0 or self.validation_cache is not None or not needs_rows,
             "validation_fraction",
             self.validation_fraction,
             "Hold out recordings for validate_metric and patience",

@@ -1,26 +1,17 @@
 """Fits a bridge on matched embeddings: in closed form, or by the shared training loop."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from diffusers import DDIMScheduler
-from diffusers.training_utils import EMAModel
-from torch import nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..bridges.base import BridgeModel
-from ..bridges.diffusion_link import DiffusionLinkModel
-from ..bridges.linear import LinearBridge
-from ..bridges.losses import DiffusionLinkLoss, Share
-from ..bridges.sampling import make_scheduler
+from ..bridges.sampling import TrainingNoise, make_scheduler
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.pairs import EmbeddingPairs
 from ..embeddings.shards import MANIFEST, read_manifest
@@ -28,19 +19,17 @@ from ..errors import RecipeError
 from ..files import write_json
 from ..pipelines.embedding_bridge import DiffusionLinkPipeline
 from .arguments import BridgeTrainingArguments
+from .bridge_metrics import bridge_metrics, validation_cosines
+from .bridge_run import BridgeRun
 from .checkpoints import run_identity
 from .methods import METHODS, Method, build_bridge, get_method
-from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
-from .preparation import make_accelerator
-from .recipes import translate_recipe, write_recipe
+from .optimize import Publish, optimize
+from .preparation import make_accelerator, split_data, validation_fingerprint
+from .recipes import FORMER_LOSS, translate_recipe, write_recipe
 from .trackers import flat_figures, start_tracker
+from .warm_start import start_bridge
 
 __all__ = ["METHODS", "build_bridge", "get_method", "train_bridge"]
-
-S_STAR_GRID = (20, 50, 100, 200, 300, 400, 500)
-# (source (P, D), target (B, D), generator, share) → (), or its parts: the share's part of the batch's loss. The first P
-# targets belong to the sources.
-BatchLoss = Callable[[torch.Tensor, torch.Tensor, torch.Generator, Share], torch.Tensor | DiffusionLinkLoss]
 
 
 def train_bridge(
@@ -136,13 +125,18 @@ def train_bridge(
     return fit(args, data, progress)[0]
 
 
-def train_bridge_stage(args: BridgeTrainingArguments, progress: bool = True) -> dict[str, Any]:
+def train_bridge_stage(
+    args: BridgeTrainingArguments, progress: bool = True, publish: Publish | None = None
+) -> dict[str, Any]:
     """Run the bridge stage of a recipe: `train_bridge` with a tracker. Returns what metrics.json holds."""
-    return fit(args, args.cache, progress)[1]
+    return fit(args, args.cache, progress, publish)[1]
 
 
 def fit(
-    args: BridgeTrainingArguments, data: EmbeddingPairs | EmbeddingCache | str | Path, progress: bool = True
+    args: BridgeTrainingArguments,
+    data: EmbeddingPairs | EmbeddingCache | str | Path,
+    progress: bool = True,
+    publish: Publish | None = None,
 ) -> tuple[BridgeModel, dict[str, Any]]:
     """Fit the method of ``args``, save the result, and return the bridge and what metrics.json holds.
 
@@ -150,9 +144,11 @@ def fit(
     """
     method = get_method(args.method)
     options = method.all_loss_options(args.loss)
+    if args.init_from is not None and not method.trained:
+        raise RecipeError("init_from", f"is given, but {args.method} is fitted in closed form", "Leave it out")
     accelerator = make_accelerator(args)
     pairs = _pairs(data)
-    train, validation = pairs.split(args.validation_fraction, args.seed)
+    train, validation = split_data(pairs, args)
     if args.keep == "best" and validation is None:
         raise RecipeError("keep", "is best, but no recording is held out", "Use a larger validation_fraction, or last")
     started = time.monotonic()
@@ -165,6 +161,7 @@ def fit(
         unpaired_target=train.unpaired_target.to(home),
         seed=args.seed,
     )
+    start = None if args.init_from is None else start_bridge(bridge, args.init_from)
     scheduler = make_scheduler()
     start_tracker(accelerator, args)
     metrics = {"method": args.method, "seed": args.seed, "steps": 0, "parameters": bridge.num_parameters()}
@@ -177,8 +174,9 @@ def fit(
             "loss": options,
             "max_train_timestep": max_train_timestep,
         }
-        identity = run_identity(recipe, data=pairs.fingerprint)
-        metrics["steps"] = optimize(run, identity, progress, lambda saved: _todays_recipe(saved, method))
+        contents = {"data": pairs.fingerprint, "validation": validation_fingerprint(args, validation)}
+        identity = run_identity(recipe, **contents, init_from=start)
+        metrics["steps"] = optimize(run, identity, progress, lambda saved: _todays_recipe(saved, method), publish)
     bridge.to(accelerator.device).eval()
     metrics |= {"clap": pairs.clap, **bridge_metrics(bridge, train, validation, max_train_timestep)}
     metrics["seconds"] = round(time.monotonic() - started, 2)
@@ -186,7 +184,7 @@ def fit(
     if accelerator.is_main_process:
         DiffusionLinkPipeline(bridge, scheduler).save_pretrained(args.output)
         write_json(Path(args.output) / "metrics.json", metrics)
-        write_recipe(args, Path(args.output), _data_set(data), data=pairs.fingerprint)
+        write_recipe(replace(args, loss=options), Path(args.output), _data_set(data), data=pairs.fingerprint)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return bridge, metrics
@@ -199,194 +197,6 @@ def rows_device(args: BridgeTrainingArguments, device: torch.device, train: Embe
         free = torch.cuda.mem_get_info(device)[0]
         return device if sum(part.numel() * 4 for part in rows) < free / 2 else torch.device("cpu")
     return torch.device("cpu") if args.rows_on == "host" else device
-
-
-class LossModule(nn.Module):
-    """The bridge's loss as a module: what Accelerate wraps, so that gradients are averaged over processes."""
-
-    def __init__(self, bridge: BridgeModel, loss: BatchLoss):
-        super().__init__()
-        self.bridge, self.loss = bridge, loss
-
-    def forward(self, *batch) -> dict[str, torch.Tensor]:
-        value = self.loss(*batch)
-        if isinstance(value, DiffusionLinkLoss):
-            return {"loss": value.total, "diffusion": value.diffusion, "topology": value.topology}
-        return {"loss": value}
-
-
-class BridgeRun(TrainingRun):
-    """The training of a bridge with Adam; the averaged weights are the result.
-
-    Args:
-        bridge: on the device.
-        loss: of a share of a batch.
-        source, target: (P, D), (N, D) normalized rows, on the device or on the host; the first P targets belong to the
-            sources.
-        validate: validation figures of the bridge, "matched_audio" among them; None where nothing is held out.
-
-    Raises:
-        RecipeError: a launch that this stage cannot serve.
-    """
-
-    score_name = "matched_audio"
-
-    def __init__(
-        self,
-        args: BridgeTrainingArguments,
-        accelerator: Accelerator,
-        bridge: BridgeModel,
-        loss: BatchLoss,
-        source: torch.Tensor,
-        target: torch.Tensor,
-        validate: Callable[[], dict[str, float]] | None = None,
-    ):
-        _check_launch(accelerator)
-        self.source, self.target, self._validate = source, target, validate
-        parameters = list(bridge.parameters())
-        optimizer = torch.optim.Adam(parameters, lr=args.learning_rate, fused=True)
-        super().__init__(
-            args,
-            accelerator,
-            bridge,
-            LossModule(bridge, loss),
-            optimizer,
-            _schedule(optimizer, args),
-            total_steps=args.max_steps,
-            batch_size=args.batch_size,
-        )
-        self.average = AveragedWeights(parameters, decay=args.ema_decay, foreach=True)
-
-    def draw_batch(self, key: int) -> ShareLoss:
-        generator = torch.Generator().manual_seed(key)
-        rows = torch.randint(len(self.target), (self.args.batch_size,), generator=generator).sort().values
-        paired = rows[: int((rows < len(self.source)).sum())]
-        source, target = self._on_device(self.source, paired), self._on_device(self.target, rows)
-        drawn = generator.get_state()
-
-        def share_loss(share: Share) -> dict[str, torch.Tensor]:
-            generator.set_state(drawn)  # every share draws the noise of the whole batch
-            return self.module(source, target, generator, share)
-
-        return share_loss
-
-    def after_step(self) -> None:
-        self.average.step(self.model.parameters())
-
-    def trained_parameters(self) -> list[nn.Parameter]:
-        return list(self.model.parameters())
-
-    def measure(self) -> dict[str, float]:
-        if self._validate is None:
-            return {}
-        with averaged(self.model, self.average):
-            return self._validate()
-
-    def score(self, figures: dict[str, float]) -> float:
-        return figures[self.score_name]
-
-    def result_weights(self) -> list[torch.Tensor]:
-        return [weight.detach().to("cpu", copy=True) for weight in self.average.shadow_params]
-
-    @torch.no_grad()
-    def load_result_weights(self, weights: list[torch.Tensor]) -> None:
-        for parameter, weight in zip(self.model.parameters(), weights, strict=True):
-            parameter.copy_(weight)
-
-    def restore(self, step: int, state: dict[str, Any]) -> None:
-        super().restore(step, state)
-        self.average.to(self.model.device)
-
-    def finish(self) -> int:
-        self.average.copy_to(self.model.parameters())
-        return super().finish()
-
-    def _replicated(self) -> dict[str, Any]:
-        return super()._replicated() | {"bridge": self.model, "average": self.average}
-
-    def _on_device(self, side: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return side.index_select(0, rows.to(side.device)).to(self.accelerator.device, non_blocking=True)
-
-
-class AveragedWeights(EMAModel):
-    """`EMAModel` whose update is one pass over the weights: 0.8 ms instead of 3.3 ms for 2.6 M of them on a CPU."""
-
-    def step(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.optimization_step += 1
-        self.cur_decay_value = self.get_decay(self.optimization_step)
-        get_ema_multi_avg_fn(self.cur_decay_value)(self.shadow_params, list(parameters), None)
-
-
-@contextmanager
-def averaged(bridge: BridgeModel, average: EMAModel) -> Iterator[None]:
-    """Within it the bridge has the averaged weights and is in evaluation mode."""
-    bridge.eval()
-    average.store(bridge.parameters())
-    average.copy_to(bridge.parameters())
-    try:
-        yield
-    finally:
-        average.restore(bridge.parameters())
-        bridge.train()
-
-
-def mean_cosine(generated: torch.Tensor, text: torch.Tensor) -> float:
-    """Mean cosine of matching rows, (K, D) each: the plain figure of a training. `gap` reports it with its error.
-
-    Examples:
-        >>> mean_cosine(torch.eye(2), torch.ones(2, 2))
-        0.7071067690849304
-    """
-    return F.cosine_similarity(generated.float(), text.float(), dim=-1).mean().item()
-
-
-@torch.no_grad()
-def validation_cosines(bridge: BridgeModel, pairs: EmbeddingPairs) -> dict[str, float]:
-    """`mean_cosine` of bridged audio and of bridged text with the text, in the space that the bridge leads to."""
-    source, target = pairs.source.to(bridge.device), pairs.target.to(bridge.device)
-    goal = bridge.target(target)
-    return {
-        "matched_audio": mean_cosine(bridge.bridge(source, "audio"), goal),
-        "matched_text": mean_cosine(bridge.bridge(target, "text"), goal),
-    }
-
-
-@torch.no_grad()
-def bridge_metrics(
-    bridge: BridgeModel, train: EmbeddingPairs, validation: EmbeddingPairs | None, max_train_timestep: int = 1000
-) -> dict[str, Any]:
-    """What metrics.json says of a fitted bridge; {} where nothing is held out.
-
-    ``matched_audio`` and ``matched_text`` are `validation_cosines`. A Diffusion-Link also has what it competes with:
-    ``raw`` embeddings (compared with raw text), ``centered`` ones, and a ``ridge`` regression fitted on the training
-    part, if that has two recordings or more. ``s_star`` is its cosine by starting timestep s* (Table 2 of the paper).
-
-    Args:
-        max_train_timestep: the highest timestep of the training, beyond which s* does not go.
-    """
-    if validation is None:
-        return {}
-    metrics: dict[str, Any] = validation_cosines(bridge, validation)
-    if not isinstance(bridge, DiffusionLinkModel):
-        return metrics
-    audio, text = validation.source.to(bridge.device), validation.target.to(bridge.device)
-    goal = bridge.target(text)
-    grid = [s for s in S_STAR_GRID if bridge.config.num_inference_steps <= s <= max_train_timestep]
-    metrics |= {
-        "raw": mean_cosine(audio, text),
-        "centered": mean_cosine(bridge.normalize(audio, "audio"), goal),
-        "s_star": {str(s): mean_cosine(bridge.bridge(audio, "audio", noise_timestep=s), goal) for s in grid},
-    }
-    if len(train.group.unique()) >= 2:
-        ridge = LinearBridge(train.embedding_dim, scale=bridge.config.scale).fit(
-            train.source,
-            train.target,
-            train.group,
-            unpaired_source=train.unpaired_source,
-            unpaired_target=train.unpaired_target,
-        )
-        metrics["ridge"] = mean_cosine(ridge.to(bridge.device).bridge(audio, "audio"), goal)
-    return metrics
 
 
 def _make_run(
@@ -404,7 +214,8 @@ def _make_run(
     max_train_timestep = args.max_train_timestep or method.max_train_timestep
 
     def loss(source, target, generator, share):
-        return method.loss(bridge, source, target, scheduler, generator, max_train_timestep, share, **options)
+        noise = TrainingNoise(scheduler, generator, max_train_timestep)
+        return method.loss(bridge, source, target, noise, share, **options)
 
     # Normalized once: the statistics do not change while training.
     source = bridge.normalize(train.source.to(home), "audio")
@@ -420,26 +231,14 @@ def _make_run(
 
 
 def _todays_recipe(saved: dict[str, Any], method: Method) -> dict[str, Any]:
-    """The recipe of a checkpoint with every loss option; earlier versions recorded those that were given."""
+    """The recipe of a checkpoint with every loss option; earlier versions recorded those that were given.
+
+    Those that were not had the defaults of then, which summed L_diff over the dimensions.
+    """
     recipe = translate_recipe(saved)
-    return recipe | {"loss": method.all_loss_options({}) | recipe.get("loss", {})}
-
-
-def _schedule(optimizer: torch.optim.Optimizer, args: BridgeTrainingArguments):
-    if args.lr_schedule == "step":
-        return torch.optim.lr_scheduler.StepLR(optimizer, args.lr_decay_every, args.lr_decay)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, 0, args.max_steps))
-
-
-def _check_launch(accelerator: Accelerator) -> None:
-    """Raises RecipeError for a launch that this stage cannot serve."""
-    kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise RecipeError(
-            "accelerate launch --config_file",
-            f"asks for {kind.value} in the bridge stage",
-            "Use the launch file ddp.yaml: a bridge has a few million weights, there is nothing to shard",
-        )
+    defaults = method.all_loss_options({})
+    former = {name: value for name, value in FORMER_LOSS.items() if name in defaults}
+    return recipe | {"loss": defaults | former | (recipe.get("loss") or {})}
 
 
 def _pairs(data: EmbeddingPairs | EmbeddingCache | str | Path) -> EmbeddingPairs:

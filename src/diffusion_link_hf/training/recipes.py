@@ -21,6 +21,8 @@ LAUNCH_FILES = "accelerate"  # the folder of hub_configs with launch files inste
 LIBRARIES = ("diffusion-link-hf", "torch", "transformers", "diffusers", "peft", "accelerate", "datasets")
 # What `stage: link` meant where a recipe did not say otherwise.
 _LINK_STAGE = {"max_steps": 20_000, "learning_rate": 1e-4, "max_train_timestep": 1000}
+# The loss options whose defaults have changed since.
+FORMER_LOSS = {"dim_reduction": "sum"}
 _LINK_LOSS = {"topology_weight": 1.0, "topology_source": "audio", "topology_reduction": "mean", "text_to_text": True}
 
 
@@ -115,7 +117,8 @@ def translate_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = dict(recipe)
     if fields.get("stage") == "link":
-        loss = {name: fields.pop(name, default) for name, default in _LINK_LOSS.items()} | (fields.get("loss") or {})
+        loss = {name: fields.pop(name, default) for name, default in _LINK_LOSS.items()}
+        loss = FORMER_LOSS | loss | (fields.get("loss") or {})
         fields = {**_LINK_STAGE, **fields, "stage": "bridge", "method": "diffusion-link", "loss": loss}
     if fields.get("mode") == "text_only":
         fields["mode"] = "zeroshot"
@@ -155,7 +158,7 @@ def keep_link_recipe(link: str | None, output: Path) -> None:
 
 
 def launch_file(name: str) -> Path:
-    """Path of a launch file for ``accelerate launch --config_file``: "ddp", "ddp_cpu" or "fsdp".
+    """Path of a launch file for ``accelerate launch --config_file``: "ddp", "ddp_cpu", "fsdp" or "multi_node".
 
     Raises:
         RecipeError: there is no such file.

@@ -9,12 +9,15 @@ from accelerate import Accelerator
 from ..errors import RecipeError
 from .arguments import TrainingArguments
 
+# Of trackers that have names of runs: the argument that takes it.
+RUN_NAME = {"wandb": "name", "trackio": "name", "mlflow": "run_name", "swanlab": "experiment_name"}
+
 
 def available_tracker(arguments: TrainingArguments) -> str | None:
     """The tracker for `Accelerator(log_with=)`, which itself would drop one that is not installed without a word.
 
     Raises:
-        RecipeError: ``report_to`` is unknown or not installed.
+        RecipeError: ``report_to`` is unknown or not installed, or has no names of runs although the recipe gives one.
     """
     from accelerate.tracking import LoggerType, get_available_trackers
 
@@ -31,13 +34,28 @@ def available_tracker(arguments: TrainingArguments) -> str | None:
             f"is {arguments.report_to!r}, which is not installed",
             f"Install it (tensorboard: pip install 'diffusion-link-hf[train]'), or use report_to={choices}",
         )
+    if arguments.run_name is not None and arguments.report_to not in ("tensorboard", *RUN_NAME):
+        raise RecipeError(
+            "run_name",
+            f"is {arguments.run_name!r}, which {arguments.report_to} is not told here",
+            f"Leave it out, or use report_to={' or '.join(('tensorboard', *RUN_NAME))}",
+        )
     return arguments.report_to
 
 
 def start_tracker(accelerator: Accelerator, args: TrainingArguments) -> None:
-    """Opens the recipe's tracker with the recipe's plain fields as its hyper-parameters."""
-    if args.report_to != "none":
-        accelerator.init_trackers(args.stage, plain_fields(args))
+    """Opens the recipe's tracker, its project and run, with the recipe's plain fields as its hyper-parameters.
+
+    A run of TensorBoard is a folder in that of its project.
+    """
+    if args.report_to == "none":
+        return
+    project, options = args.project or args.stage, {}
+    if args.run_name is not None and args.report_to == "tensorboard":
+        project = f"{project}/{args.run_name}"
+    elif args.run_name is not None:
+        options = {args.report_to: {RUN_NAME[args.report_to]: args.run_name}}
+    accelerator.init_trackers(project, plain_fields(args), init_kwargs=options)
 
 
 def plain_fields(args: TrainingArguments) -> dict[str, Any]:
