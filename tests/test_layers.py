@@ -10,7 +10,7 @@ PACKAGE = Path(diffusion_link_hf.__file__).parent
 # import each other.
 FLOORS = (
     {"errors", "collector"},
-    {"files", "folder_links", "tensors", "hub_access"},
+    {"files", "tensors", "hub_access"},
     {"loading_options", "pickled_weights"},
     {"loading", "audio"},
     {"bridges", "models", "data", "metrics"},

@@ -12,8 +12,6 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 
 from .errors import InputError, ModelFolderError, listed
-from .files import finish_folder, whole_folder, write_json
-from .folder_links import refuse_outside
 from .hub_access import PICKLE_SUFFIXES, LoadPath, download_file, download_snapshot
 from .loading_options import LoadingOptions, as_dtype
 from .pickled_weights import PICKLED_WEIGHTS, converted
@@ -22,8 +20,6 @@ PACKAGE = __name__.split(".")[0]
 DEFAULT_PIPELINE = "tiny"
 INDEX = "model_index.json"  # of a pipeline's folder, as diffusers names it
 WEIGHTS_AND_TEXT = ["*.json", "*.txt", "*.safetensors", "tokenizer*"]  # of a repository that holds one model
-# What saving a model replaces in its folder; other files stay.
-MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json")
 # Where a component's folder names the base model that it does not hold: a file, and the field of it.
 _REFERENCES = (("reference.json", None), ("decoder_config.json", "base"))
 # Names of classes and of configuration fields in folders saved before they were renamed: old → new.
@@ -76,7 +72,6 @@ def resolve_folder(name_or_path: LoadPath | None, revision: str | None = None, *
     name = str(name_or_path)
     if path.is_dir() or name == DEFAULT_PIPELINE:
         refuse_revision(revision, name)
-        finish_folder(path)
         return path if path.is_dir() else default_pipeline_folder()
     if path.exists():
         raise ModelFolderError(name, "is a file", "Name the folder that holds it")
@@ -200,9 +195,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelFolderError(path, "is missing", "The folder is incomplete: save or download it again") from error
-    except OSError as error:
-        raise ModelFolderError(path, f"cannot be read ({error.strerror})", "Check the file and its rights") from error
-    except (ValueError, RecursionError) as error:  # of text, of JSON, of the length of an integer; of its depth
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelFolderError(
             path, f"is not JSON ({error})", "The file is damaged: save or download it again"
         ) from error
@@ -212,12 +205,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_pickles(folder: Path, *allowed: str) -> None:
-    """Raises ModelFolderError if a file, or one anywhere in a folder, would have to be unpickled or is outside of it.
+    """Raises ModelFolderError if a file, or one anywhere in a folder, would have to be unpickled.
 
     Args:
-        allowed: names of pickles directly in the folder that may be there.
+        allowed: names of files directly in the folder that may be there.
     """
-    refuse_outside(folder)
     for path in (folder, *sorted(folder.rglob("*"))):
         if path.suffix.lower() in PICKLE_SUFFIXES and not (path.name in allowed and path.parent == folder):
             raise ModelFolderError(
@@ -290,7 +282,6 @@ def load_strict(
         InputError: ``dtype`` is none of torch; or the weights cannot be quantized on this machine.
     """
     dtype = as_dtype(dtype) or torch.float32
-    refuse_outside(folder)
     if "config" not in options:
         read_json(folder / "config.json")
     if not list(folder.glob("*.safetensors")):
@@ -335,7 +326,7 @@ def drop_local_names(path: Path) -> None:
     config = read_json(path)
     kept = _without_local_names(config)
     if kept != config:
-        write_json(path, kept, ensure_ascii=False)
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _without_local_names(config: dict[str, Any]) -> dict[str, Any]:
@@ -376,7 +367,6 @@ def load_tokenizer(folder: Path, remedy: str = "Save or download the folder agai
     """
     from transformers import AutoTokenizer
 
-    refuse_outside(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -435,15 +425,6 @@ class StrictModel(ModelMixin, ConfigMixin):
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """As `ConfigMixin.extract_init_dict`, of a configuration whose fields may have their former names."""
         return super().extract_init_dict({current_name(name): value for name, value in config_dict.items()}, **kwargs)
-
-    def save_pretrained(self, save_directory: LoadPath, *args, **kwargs) -> None:
-        """As `ModelMixin.save_pretrained`, whole or not at all: see `files.whole_folder`.
-
-        Raises:
-            DataError: the folder cannot be written; it is then what it was.
-        """
-        with whole_folder(Path(save_directory), MODEL_FILES) as folder:
-            super().save_pretrained(folder, *args, **kwargs)
 
     def save_config(self, save_directory: LoadPath, push_to_hub: bool = False, **kwargs) -> None:
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)

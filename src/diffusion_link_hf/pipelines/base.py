@@ -10,8 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 
 from ..errors import InputError, ModelFolderError
-from ..files import whole_folder, write_json
-from ..folder_links import is_snapshot, refuse_outside
+from ..files import write_json
 from ..loading import (
     INDEX,
     PACKAGE,
@@ -24,7 +23,6 @@ from ..loading import (
     resolve_folder,
 )
 from ..loading_options import STRATEGIES, LoadingOptions, as_dtype, has_variant
-from .manifest import MANIFEST, Verify, check_manifest, write_manifest
 
 
 def public_name(component: Any) -> list[str | None]:
@@ -94,7 +92,6 @@ class FolderPipeline(DiffusionPipeline):
         device_map: str | int | torch.device | None = None,
         quantization_config: Any = None,
         variant: str | None = None,
-        verify: Verify = "size",
         **components,
     ):
         """Load a pipeline from a folder or from the Hub.
@@ -109,15 +106,12 @@ class FolderPipeline(DiffusionPipeline):
                 the language model over the devices and put all else on the first.
             quantization_config: of transformers, for the language model.
             variant: reads ``model.fp16.safetensors`` for "fp16", and so on, in the components that have such files.
-            verify: what of the files is compared with the folder's manifest.json, if it has one: "size", or "hash" for
-                their SHA-256 as well. Those of a repository on the Hub are always hashed.
             components: ready-made ones to use instead of the folder's, by name; ``link=None`` leaves the link out.
                 ``use_safetensors`` and ``low_cpu_mem_usage`` are taken as well, as in diffusers.
 
         Raises:
-            ModelFolderError: no such folder; model_index.json or a component missing or damaged; a file that is not
-                what the manifest says, or that is a link out of the folder; weights missing, additional, misshapen,
-                not finite or pickled; components whose widths do not fit each other.
+            ModelFolderError: no such folder; model_index.json or a component missing or damaged; weights missing,
+                additional, misshapen, not finite or pickled; components whose widths do not fit each other.
             HubAccessError: a repository, revision or base model that cannot be had.
             InputError: an unknown keyword, one of a wrong type, a variant that no component has, or a revision of a
                 local folder.
@@ -133,13 +127,9 @@ class FolderPipeline(DiffusionPipeline):
         folder = resolve_folder(
             pretrained_model_name_or_path,
             revision,
-            allow_patterns=[INDEX, MANIFEST, *(f"{name}/*" for name in names)] if cls._also_reads else None,
+            allow_patterns=[INDEX, *(f"{name}/*" for name in names)] if cls._also_reads else None,
             **hub,
         )
-        own = [name for name in names if name not in components]
-        for name in (INDEX, MANIFEST, *own):
-            refuse_outside(folder / name, folder)
-        check_manifest(folder, own, "hash" if is_snapshot(folder) else verify, variant)
         index = read_json(folder / INDEX)
         if index.get("_class_name") not in (cls.__name__, *cls._also_reads):
             raise ModelFolderError(
@@ -267,10 +257,7 @@ class FolderPipeline(DiffusionPipeline):
         include_base: bool | None = None,
         **kwargs,
     ) -> None:
-        """Write the pipeline as a folder of safetensors and JSON, whole or not at all: see `files.whole_folder`.
-
-        Its ``manifest.json`` has the size and SHA-256 of each file, which `from_pretrained` checks. Other files in
-        the folder stay.
+        """Write the pipeline as a folder of safetensors and JSON.
 
         Args:
             save_directory: created if absent.
@@ -281,7 +268,6 @@ class FolderPipeline(DiffusionPipeline):
             InputError: ``safe_serialization=False``, since pickles are not written; an option of diffusers that has no
                 meaning here, such as ``variant``; or a file where the folder should be.
             ModelFolderError: weights that are not finite.
-            DataError: the folder cannot be written, or another process is writing it. It is then what it was.
         """
         if not safe_serialization:
             raise InputError("safe_serialization", "is False", "Only safetensors are written")
@@ -293,19 +279,15 @@ class FolderPipeline(DiffusionPipeline):
             raise InputError(folder, "is a file", "Name a folder")
         for name in self._hub_components:  # before anything is written
             includes_base(include_base, getattr(self, name).source, name)
-        for name, component in self.components.items():
-            if isinstance(component, torch.nn.Module):
-                check_finite(component, name)
-        with whole_folder(folder, (INDEX, MANIFEST, *self._component_names())) as new:
-            self._write(new, dtype, include_base)
-
-    def _write(self, folder: Path, dtype: torch.dtype | None, include_base: bool | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         index = {"_class_name": type(self).__name__, "_diffusers_version": diffusers.__version__}
         for name in self._component_names():
             component = getattr(self, name)
             index[name] = public_name(component)
             if component is None:
                 continue
+            if isinstance(component, torch.nn.Module):
+                check_finite(component, name)
             if name in self._hub_components:
                 component.save_pretrained(folder / name, include_base=include_base, dtype=dtype)
             elif isinstance(component, ModelMixin):
@@ -314,5 +296,5 @@ class FolderPipeline(DiffusionPipeline):
                 cast.save_pretrained(folder / name)
             else:
                 component.save_pretrained(folder / name)
+        # Last, so that a folder whose writing was interrupted is not taken for a whole one.
         write_json(folder / INDEX, index)
-        write_manifest(folder, [name for name, entry in index.items() if isinstance(entry, list) and entry[0]])
