@@ -1,5 +1,6 @@
 """Files that survive a kill: what is written is on the disk, whole, or not there."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -75,6 +76,12 @@ def write_json(path: Path, value: Any, remedy: str = REMEDY, **options: Any) -> 
         DataError: see `write_whole`.
     """
     write_whole(path, (json.dumps(value, **{"indent": 2, **options}) + "\n").encode(), remedy)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits; read block by block."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

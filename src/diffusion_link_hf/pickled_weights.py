@@ -1,6 +1,5 @@
 """Pickled weights, read as tensors alone, and converted once to safetensors in the user's cache."""
 
-import hashlib
 import pickle
 import re
 import zipfile
@@ -12,7 +11,7 @@ import torch
 from diffusers.utils import logging
 
 from .errors import DataError, ModelFolderError
-from .files import write_whole
+from .files import file_sha256, write_whole
 from .hub_access import LoadPath
 
 logger = logging.get_logger(__name__)
@@ -79,7 +78,7 @@ def converted(path: Path, cache_dir: LoadPath | None = None) -> Path:
     # A file in the Hub's cache has its hash for a name, which was checked when it was converted.
     if promised and (target(promised) / CONVERTED_WEIGHTS).is_file():
         return target(promised)
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if promised not in (None, digest):
         raise ModelFolderError(
             path, f"has the SHA-256 {digest}, the Hub says {promised}", "Remove the file and download it again"
@@ -110,8 +109,3 @@ def _unwritable(path: object, error: BaseException | None) -> ModelFolderError:
     return ModelFolderError(
         path, f"cannot be written ({error})", "Free some space, or set HF_HOME to a folder that can be written"
     )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from diffusion_link_hf.errors import ModelFolderError
+from diffusion_link_hf.files import file_sha256
 from diffusion_link_hf.loading import load_tokenizer
-from diffusion_link_hf.models.gguf import dequantized, file_sha256, gguf_file
+from diffusion_link_hf.models.gguf import dequantized, gguf_file
 from diffusion_link_hf.models.language_model import load_causal_lm
 
 pytest.importorskip("gguf")

@@ -8,8 +8,8 @@ import torch
 
 from diffusion_link_hf import CaptionDecoder
 from diffusion_link_hf.errors import InputError, ModelFolderError
+from diffusion_link_hf.files import file_sha256
 from diffusion_link_hf.loading import load_tokenizer
-from diffusion_link_hf.models.gguf import file_sha256
 from diffusion_link_hf.models.language_model import load_causal_lm
 from diffusion_link_hf.models.packaged import CARRIERS, PackagedReference
 from diffusion_link_hf.models.prefix_projector import PrefixProjector

@@ -117,6 +117,22 @@ def test_a_flipped_bit_is_noticed(saved):
     assert load_checkpoint(saved, IDENTITY)[0] == 20
 
 
+def test_a_bit_that_rots_is_noticed_though_the_file_looks_unchanged(saved, tmp_path, monkeypatch):
+    """Size, time and inode stay the same: no hash may be remembered by them here, however large the file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "REMEMBERED_BYTES", 0)
+    path = saved / "step-00000020" / "state.pt"
+    os.utime(path, (time.time() - 60,) * 2)
+    assert load_checkpoint(saved, IDENTITY)[0] == 20
+    before = path.stat()
+    with path.open("r+b") as file:
+        place = file.read().index(torch.arange(20).numpy().tobytes()) + 8
+        file.seek(place)
+        file.write(bytes([torch.arange(20).numpy().tobytes()[8] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_checkpoint(saved, IDENTITY)[0] == 10
+
+
 def test_foreign_folders_are_left_alone(saved):
     for name in ("step-backup", "step-00000099.old", "step-7"):
         (saved / name).mkdir()
@@ -158,19 +174,19 @@ def test_a_large_file_is_hashed_once_per_machine(tmp_path, monkeypatch):
         os.utime(path, (time.time() - age,) * 2)
 
     write(b"weights", age=60)
-    first = fingerprints.file_sha256(path)
+    first = fingerprints.remembered_sha256(path)
     assert first == hashlib.sha256(b"weights").hexdigest()
-    assert fingerprints.file_sha256(path) == first
+    assert fingerprints.remembered_sha256(path) == first
     assert len(reads) == 1
     write(b"Weights", age=30)
-    assert fingerprints.file_sha256(path) == hashlib.sha256(b"Weights").hexdigest()
+    assert fingerprints.remembered_sha256(path) == hashlib.sha256(b"Weights").hexdigest()
     assert len(reads) == 2
     for entry in fingerprints.hashes_folder().iterdir():
         entry.write_bytes(b"\xff torn")
-    assert fingerprints.file_sha256(path) == hashlib.sha256(b"Weights").hexdigest()
+    assert fingerprints.remembered_sha256(path) == hashlib.sha256(b"Weights").hexdigest()
     write(b"WEIGHTS", age=0)  # it may change again within one tick of the clock
     for _ in range(2):
-        assert fingerprints.file_sha256(path) == hashlib.sha256(b"WEIGHTS").hexdigest()
+        assert fingerprints.remembered_sha256(path) == hashlib.sha256(b"WEIGHTS").hexdigest()
     assert len(reads) == 5
 
 
@@ -178,7 +194,7 @@ def test_without_a_cache_folder_it_is_hashed_each_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(fingerprints, "REMEMBERED_BYTES", 1)
-    assert fingerprints.file_sha256(tmp_path / "file") == hashlib.sha256(b"in the way").hexdigest()
+    assert fingerprints.remembered_sha256(tmp_path / "file") == hashlib.sha256(b"in the way").hexdigest()
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(saved):

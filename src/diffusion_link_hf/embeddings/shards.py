@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ..errors import DataError
-from ..files import write_json, write_whole
+from ..files import file_sha256, write_json, write_whole
 
 FORMAT = "diffusion-link embedding cache 2"
 MANIFEST, LOCK = "manifest.json", ".manifest.lock"
@@ -251,7 +251,6 @@ def remove_leftovers(folder: Path) -> None:
 
 def _checksum(path: Path) -> str | None:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return None

@@ -1,13 +1,12 @@
 """Files that two metrics need and no package carries: where they are kept, and how they are fetched and checked."""
 
-import hashlib
 import os
 import shutil
 import urllib.request
 from pathlib import Path
 from typing import IO
 
-from ..files import write_whole
+from ..files import file_sha256, write_whole
 from .errors import MetricDependencyError
 
 TIMEOUT = 60.0  # seconds without a byte
@@ -51,8 +50,7 @@ def check_sha256(item: str, path: Path, sha256: str | None) -> None:
     """Raises MetricDependencyError if the file is another one than expected; None accepts any."""
     if sha256 is None:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise MetricDependencyError(
             item, f"the file's SHA-256 is {found}, not {sha256}", "It is damaged or another version: fetch it again"

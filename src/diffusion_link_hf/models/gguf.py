@@ -1,6 +1,5 @@
 """Language models in GGUF files, turned once into a folder of safetensors, configuration and tokenizer."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from diffusers.utils import logging
 
 from ..errors import DiffusionLinkError, ModelFolderError
-from ..files import whole_folder
+from ..files import file_sha256, whole_folder
 
 SUFFIX = ".gguf"
 _TOKENS = "tokenizer.ggml.tokens"  # the field that holds a GGUF's vocabulary
@@ -64,12 +63,6 @@ def dequantized(file: Path, sha256: str | None = None) -> Path:
             file, f"cannot be dequantized ({error})", "Free some space, or set HF_HOME to a folder that can be written"
         ) from error
     return folder
-
-
-def file_sha256(file: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _convert(file: Path, target: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFolderError
+from ..files import file_sha256
 from ..loading import BaseReference, read_json
-from .gguf import dequantized, file_sha256
+from .gguf import dequantized
 
 DECODER_CONFIG = "decoder_config.json"  # of a decoder's folder: its field ``base`` is a reference
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import DataError, RecipeError
-from ..files import whole_folder
-from .fingerprints import file_sha256
+from ..files import file_sha256, whole_folder
 
 logger = logging.getLogger(__name__)
 

@@ -26,12 +26,12 @@ def folder_fingerprint(*folders: Path) -> str:
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*.json"))):
-            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+            digest.update(f"{path.name} {remembered_sha256(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits.
+def remembered_sha256(path: Path) -> str:
+    """`files.file_sha256` for models, which are read again and again; not for finding damage.
 
     That of a file of 16 MiB or more is remembered in `hashes_folder`, under its path, size, time of change and inode.
     Where nothing can be remembered, it is computed each time.
