@@ -1,5 +1,6 @@
 """Caption files and folders of any size into a file: streamed, resumable, shared by processes."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from ..errors import AudioError, InputError
 from ..files import write_whole
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from ..pipelines.listening import Recording
+from ..pipelines.output import CaptionSegment
 from .captioned import FORMATS, CaptionedFile, merge_segments, write_captions
+from .heard_files import NamedRecordings
 from .journal import Journal, state_of
 
 
@@ -41,7 +44,7 @@ def iter_captions(
     paths: str | Path | Iterable[str | Path],
     *,
     merge: bool = False,
-    skip: Callable[[int, str], bool] = lambda number, name: False,
+    skip: Callable[[str], bool] = lambda name: False,
     **options: Any,
 ) -> Iterator[CaptionedFile]:
     """Captions of files, folders, web addresses and ``-`` (standard input), one recording after the other.
@@ -50,7 +53,7 @@ def iter_captions(
         pipeline: the captioner; None where nothing can be read, as only the errors are wanted then.
         paths: as `iter_sources`.
         merge: whether neighboring windows with the same caption become one segment.
-        skip: of number and name: whether to leave a recording out.
+        skip: whether to leave a recording of this name out; called for each, in order.
         options: as `AudioCaptionPipeline.stream_all`: ``batch_size``, ``hop_seconds``, ``num_beams`` ….
 
     Yields:
@@ -69,36 +72,26 @@ def iter_captions(
         >>> [pathlib.Path(one.file).name for one in iter_captions(pipe, folder)]
         ['a.wav']
     """
-    names: list[str] = []
-    unreadable: dict[int, AudioError] = {}  # by number of the recording before which it is reported
-
-    def recordings() -> Iterator[Recording]:
-        for number, (name, source) in enumerate(iter_sources(paths)):
-            if skip(number, name):
-                continue
-            names.append(name)
-            if isinstance(source, AudioError):
-                unreadable[len(names) - 1] = source
-                source = b""  # an item that fails keeps its place in the order
-            yield Recording(source, None, name)
-
-    segments: list = []
+    recordings = NamedRecordings(paths, skip)
     if pipeline is None:
-        for item, recording in enumerate(recordings()):
-            yield CaptionedFile(recording.name, error=str(unreadable.get(item) or _reading_error(recording)))
+        yield from (CaptionedFile(one.name, error=str(_reading_error(one))) for one in recordings)
         return
-    for item, found in pipeline.stream_all(recordings(), **options):
-        if found is None:
-            yield CaptionedFile(names[item], tuple(merge_segments(segments) if merge else segments))
-            segments = []
-        elif isinstance(found, AudioError):
-            yield CaptionedFile(names[item], error=str(unreadable.pop(item, found)))
-            segments = []
-        else:
+    segments: list[CaptionSegment] = []
+    for item, found in pipeline.stream_all(recordings, **options):
+        if isinstance(found, CaptionSegment):
             segments.append(found)
+            continue
+        name = recordings.take(item)
+        if found is not None:
+            yield CaptionedFile(name, error=str(found))
+        else:
+            yield CaptionedFile(name, tuple(merge_segments(segments) if merge else segments))
+        segments = []
 
 
 def _reading_error(recording: Recording) -> AudioError:
+    if isinstance(recording.source, AudioError):
+        return recording.source
     try:
         next(stream_audio(*recording))
     except AudioError as error:
@@ -163,8 +156,10 @@ def caption_files(
     journal = Journal(output, identity, processes.process_index)
     done = {"resumed": 0, "seconds": 0.0}
 
-    def skip(number: int, name: str) -> bool:
-        if number % processes.num_processes != processes.process_index:
+    numbers = itertools.count()
+
+    def skip(name: str) -> bool:
+        if next(numbers) % processes.num_processes != processes.process_index:
             return True
         finished = journal.has(name, state_of(name))
         done["resumed"] += finished

@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 0.1
 
 
 class Recording(NamedTuple):
-    """What `stream_audio` takes."""
+    """What `stream_audio` takes; or, as ``source``, the `AudioError` that says why there is nothing to read."""
 
     source: Any
     sampling_rate: int | None = None
@@ -53,6 +53,8 @@ def read_windows(
     """(number, window) of all recordings in order, and behind each its end: None, or its error."""
     for item, recording in enumerate(recordings):
         try:
+            if isinstance(recording.source, AudioError):
+                raise recording.source
             for window in stream_windows(stream_audio(*recording, max_duration=max_duration), hop_seconds):
                 yield item, window
         except AudioError as error:
