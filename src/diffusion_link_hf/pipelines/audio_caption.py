@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,34 +10,29 @@ from diffusers import DDIMScheduler
 from diffusers.utils import logging
 
 from ..audio import (
-    SAMPLING_RATE,
-    WINDOW_SAMPLES,
     WINDOW_SECONDS,
     AudioInput,
-    AudioWindow,
     check_sampling_rate,
     is_decoded,
 )
-from ..bridges.base import BridgeModel, Modality, check_call, check_noise_is_used
-from ..bridges.sampling import check_scheduler, make_scheduler
+from ..bridges.base import BridgeModel
 from ..errors import AudioError, InputError, ModelFolderError
 from ..loading import INDEX, LoadPath, read_json, resolve_folder
 from ..models.caption_scorer import SILENCE_CAPTION, CaptionScorer, check_unknown_below
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
-from ..models.levels import loudest_dbfs
 from ..models.prefix_projector import PrefixProjector
-from ..tensors import check_embeddings, dense_floats, rescale_rows
-from .base import FolderPipeline
-from .listening import Heard, Recording, average, hear
+from ..tensors import check_embeddings, rescale_rows
+from .listening import Heard, Recording, average
 from .output import AudioCaptionPipelineOutput, CaptionSegment
+from .sounds import SoundPipeline, check_batch_size
 
 logger = logging.get_logger(__name__)
 
 LONG_AUDIO = ("windows", "average")
 
 
-class AudioCaptionPipeline(FolderPipeline):
+class AudioCaptionPipeline(SoundPipeline):
     """Audio captioning through CLAP, a link that closes its modality gap, and a language model (arXiv 2510.11330).
 
     It shows no progress bar unless asked to: ``pipe.set_progress_bar_config(disable=False)``.
@@ -52,8 +47,6 @@ class AudioCaptionPipeline(FolderPipeline):
     """
 
     model_cpu_offload_seq = "clap->link->projector->decoder"
-    _optional_components: ClassVar[list[str]] = ["link", "scheduler", "scorer"]
-    _newer_components = ("scorer",)
     _hub_components = ("clap", "decoder")
     _large_component = "decoder"
 
@@ -66,36 +59,18 @@ class AudioCaptionPipeline(FolderPipeline):
         scheduler: DDIMScheduler | None = None,
         scorer: CaptionScorer | None = None,
     ):
-        super().__init__()
-        self.register_modules(
-            clap=clap,
-            projector=projector,
-            decoder=decoder,
-            link=link,
-            scheduler=make_scheduler() if link is not None and scheduler is None else scheduler,
-            scorer=scorer,
-        )
+        super().__init__(clap, link, scheduler, scorer)
+        self.register_modules(projector=projector, decoder=decoder)
 
     def check_components(self, item: object) -> None:
-        width = self.clap.embedding_dim
-        for name, component in (("link", self.link), ("projector", self.projector)):
-            if component is not None and component.config.embedding_dim != width:
-                raise ModelFolderError(
-                    item,
-                    f"{name} takes embeddings {component.config.embedding_dim} wide, clap makes them {width} wide",
-                    "Use components that were trained together",
-                )
+        super().check_components(item)
+        self._check_width(item, "projector", self.projector)
         if self.projector.config.hidden_size != self.decoder.hidden_size:
             raise ModelFolderError(
                 item,
                 f"projector is {self.projector.config.hidden_size} wide, decoder {self.decoder.hidden_size}",
                 "Use components that were trained together",
             )
-        if self.scheduler is not None:
-            try:
-                check_scheduler(self.scheduler)
-            except InputError as error:
-                raise ModelFolderError(item, f"{error.item} {error.problem}", error.remedy) from error
 
     @classmethod
     def from_config(
@@ -146,8 +121,7 @@ class AudioCaptionPipeline(FolderPipeline):
         unknown_below: float | None = None,
     ) -> None:
         """Raises InputError for options that `__call__` cannot use, before anything is read or computed."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError("batch_size", f"is {batch_size!r}", "Use a whole number of at least 1")
+        check_batch_size(batch_size)
         if long_audio not in LONG_AUDIO:
             raise InputError(
                 "long_audio", f"is {long_audio!r}", "Use 'windows' (a caption each) or 'average' (one caption)"
@@ -169,52 +143,6 @@ class AudioCaptionPipeline(FolderPipeline):
         self.decoder.check_length(prefix_tokens, generation.get("max_new_tokens", 1))
         # The link itself knows what it takes, and an empty batch costs it nothing.
         self.bridge(torch.empty(0, self.clap.embedding_dim), **(bridging or {}))
-
-    def encode_audio(self, windows: torch.Tensor | np.ndarray | Sequence[AudioWindow]) -> torch.Tensor:
-        """Ten-second windows at 48 kHz → CLAP embeddings.
-
-        Args:
-            windows: (B, 480000) finite floats, full scale ±1, or a list of `AudioWindow`; B may be 0.
-
-        Returns:
-            (B, D) unit rows, float32.
-
-        Raises:
-            InputError: anything else, such as windows of another length, or with NaN or infinity.
-        """
-        if isinstance(windows, (list, tuple)) and all(isinstance(window, AudioWindow) for window in windows):
-            samples = [window.samples for window in windows]
-            windows = np.stack(samples) if samples else np.empty((0, WINDOW_SAMPLES), np.float32)
-        return self.clap(waveforms=dense_floats(windows, "windows").to(self._execution_device))
-
-    def bridge(
-        self,
-        embeds: torch.Tensor,
-        modality: Modality = "audio",
-        *,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        noise: torch.Tensor | None = None,
-        num_inference_steps: int | None = None,
-        noise_timestep: int | None = None,
-        add_noise: bool | None = None,
-    ) -> torch.Tensor:
-        """CLAP embeddings → text-like ones; without a link they come back as they are, after the same checks.
-
-        Args, returns and raises as `BridgeModel.bridge`; also InputError for ``noise`` though ``add_noise`` is False.
-        """
-        options = {
-            "scheduler": self.scheduler,
-            "generator": generator,
-            "noise": noise,
-            "num_inference_steps": num_inference_steps,
-            "noise_timestep": noise_timestep,
-            "add_noise": add_noise,
-        }
-        check_noise_is_used(self.link, noise, add_noise)
-        if self.link is None:
-            check_call(embeds, modality, self.clap.embedding_dim, **options)
-            return embeds
-        return self.link.bridge(dense_floats(embeds, "embeds").to(self._execution_device), modality, **options)
 
     def decode(self, embeds: torch.Tensor, **options) -> list[list[str]]:
         """Text-like embeddings → captions.
@@ -489,13 +417,6 @@ class AudioCaptionPipeline(FolderPipeline):
                 yield one.item, one.error if one.ended else next(segments)
         self.maybe_free_model_hooks()
 
-    def _hear(self, recordings: Iterable[Recording], batch_size: int, hop_seconds: float, max_duration: float | None):
-        return hear(recordings, self._encode, self._is_silent, batch_size, hop_seconds, max_duration)
-
-    @torch.no_grad()
-    def _encode(self, windows: np.ndarray) -> torch.Tensor:
-        return self.encode_audio(windows)
-
     def _captioner(
         self,
         generator: torch.Generator | None,
@@ -535,13 +456,6 @@ class AudioCaptionPipeline(FolderPipeline):
             texts = [self.scorer.hedge(*each, unknown_below) for each in zip(texts, scores, strict=True)]
         score = scores[0] if scores else None
         return CaptionSegment(window.start, window.end, texts[0], tuple(texts[1:]), score, tuple(scores[1:]))
-
-    def _is_silent(self, samples: np.ndarray) -> bool:
-        """(480000,) below the scorer's level of silence."""
-        if self.scorer is None:
-            return False
-        level = loudest_dbfs(torch.from_numpy(samples)[None], SAMPLING_RATE)
-        return bool(level < self.scorer.config.silence_dbfs)
 
 
 def _name(item: Any, index: int) -> str | None:

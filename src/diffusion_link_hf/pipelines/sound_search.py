@@ -1,24 +1,18 @@
 """The pipeline behind search and classification: CLAP and the bridge, without a language model."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 
 from ..audio import WINDOW_SECONDS
-from ..bridges.base import BridgeModel
-from ..bridges.sampling import check_scheduler, make_scheduler
-from ..errors import InputError, ModelFolderError
-from ..models.caption_scorer import CaptionScorer
-from ..models.clap import ClapEncoder
-from .audio_caption import AudioCaptionPipeline
-from .base import FolderPipeline
-from .listening import Heard, Recording, average, hear
+from ..errors import InputError
+from .listening import Heard, Recording, average
+from .sounds import SoundPipeline, check_batch_size
 
 
-class SoundSearchPipeline(FolderPipeline):
+class SoundSearchPipeline(SoundPipeline):
     """Embeds sounds and texts for `index_sounds`, `SoundIndex` and `classify_sounds`.
 
     `from_pretrained` also reads the folder or repository of an `AudioCaptionPipeline` (such as "tiny") and leaves its
@@ -40,42 +34,8 @@ class SoundSearchPipeline(FolderPipeline):
     """
 
     model_cpu_offload_seq = "clap->link"
-    _optional_components: ClassVar[list[str]] = ["link", "scheduler", "scorer"]
-    _newer_components = ("scorer",)
     _hub_components = ("clap",)
     _also_reads = ("AudioCaptionPipeline",)
-
-    # These steps are the captioner's own.
-    encode_audio = AudioCaptionPipeline.encode_audio
-    bridge = AudioCaptionPipeline.bridge
-    _encode = AudioCaptionPipeline._encode
-    _is_silent = AudioCaptionPipeline._is_silent
-
-    def __init__(
-        self,
-        clap: ClapEncoder,
-        link: BridgeModel | None = None,
-        scheduler: DDIMScheduler | None = None,
-        scorer: CaptionScorer | None = None,
-    ):
-        super().__init__()
-        self.register_modules(
-            clap=clap,
-            link=link,
-            scheduler=make_scheduler() if link is not None and scheduler is None else scheduler,
-            scorer=scorer,
-        )
-
-    def check_components(self, item: object) -> None:
-        width = self.clap.embedding_dim
-        if self.link is not None and self.link.config.embedding_dim != width:
-            problem = f"link takes embeddings {self.link.config.embedding_dim} wide, clap makes them {width} wide"
-            raise ModelFolderError(item, problem, "Use components that were trained together")
-        if self.scheduler is not None:
-            try:
-                check_scheduler(self.scheduler)
-            except InputError as error:
-                raise ModelFolderError(item, f"{error.item} {error.problem}", error.remedy) from error
 
     @property
     def logit_scale(self) -> float | None:
@@ -143,9 +103,8 @@ class SoundSearchPipeline(FolderPipeline):
         Raises:
             InputError: ``batch_size`` below 1, or ``hop_seconds`` out of range.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError("batch_size", f"is {batch_size!r}", "Use a whole number of at least 1")
-        return hear(recordings, self._embed_windows, self._is_silent, batch_size, hop_seconds, max_duration)
+        check_batch_size(batch_size)
+        return self._hear(recordings, batch_size, hop_seconds, max_duration)
 
-    def _embed_windows(self, windows: np.ndarray) -> torch.Tensor:
-        return self._encode(windows).float().cpu()
+    def _encode(self, windows: np.ndarray) -> torch.Tensor:
+        return super()._encode(windows).float().cpu()
