@@ -8,13 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from diffusers.utils import logging
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..audio import split_windows
 from ..data.captioned_audio import CaptionedAudio, CaptionedAudioData, open_data
 from ..errors import AudioError, DataError, InputError, ModelFolderError
 from ..files import make_writable
@@ -22,6 +22,7 @@ from ..models.clap import ClapEncoder
 from ..models.log_mel import FRONT_END_VERSION
 from ..tensors import check_device
 from .cache import about_clap, clap_fingerprint
+from .recordings import embed_recordings
 from .shards import (
     LOCK,
     MANIFEST,
@@ -342,30 +343,20 @@ def embed_shard(clips: Iterable[DecodedClip], clap: ClapEncoder, batch_size: int
         InputError: an embedding is NaN or infinite.
     """
     names, captions, owners, failures = [], [], [], []
-    windows, window_owners, embeds = [], [], []
 
-    def flush():
-        if windows:
-            embeds.append(clap.encode_audio(torch.stack(windows)).cpu())
-            windows.clear()
+    def readable() -> Iterator[np.ndarray]:
+        for clip in clips:
+            if clip.samples is None:
+                failures.append({"audio": clip.name, "reason": clip.reason})
+                continue
+            captions.extend(clip.captions)
+            owners.extend([len(names)] * len(clip.captions))
+            names.append(clip.name)
+            yield clip.samples.numpy()
 
-    for clip in clips:
-        if clip.samples is None:
-            failures.append({"audio": clip.name, "reason": clip.reason})
-            continue
-        for window in split_windows(clip.samples.numpy()):
-            windows.append(torch.from_numpy(window.samples))
-            window_owners.append(len(names))
-            if len(windows) == batch_size:
-                flush()
-        captions += clip.captions
-        owners += [len(names)] * len(clip.captions)
-        names.append(clip.name)
-    flush()
-    audio = torch.zeros(len(names), clap.embedding_dim)
-    if embeds:
-        audio.index_add_(0, torch.tensor(window_owners), torch.cat(embeds))
-    audio = torch.nn.functional.normalize(audio, dim=-1)
+    audio = embed_recordings(readable(), lambda windows: clap.encode_audio(windows).cpu(), batch_size)
+    if audio is None:
+        audio = torch.zeros(0, clap.embedding_dim)
     text = clap.encode_text(captions, batch_size).cpu()
     for rows, what in ((audio, names), (text, captions)):
         bad = (~torch.isfinite(rows).all(1)).nonzero()

@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from ..analysis.reranking import best, clap_cosines
-from ..audio import split_windows
 from ..data.captioned_audio import CaptionedAudio, CaptionedAudioData
 from ..embeddings.embedding import DecodedClip, EmbeddingOptions, ShardedClips, count_shards, decoded
+from ..embeddings.recordings import embed_recordings
 from ..errors import InputError
 from ..pipelines.audio_caption import AudioCaptionPipeline
 from .written_captions import Captioned, WrittenCaptions
@@ -153,7 +153,7 @@ def caption_batch(
     failures = [{"audio": clip.name, "reason": clip.reason} for clip in clips if clip.samples is None]
     if not readable:
         return Captioned([], failures, time.monotonic() - started)
-    embeds = _embed(pipeline, readable, options.batch_size)
+    embeds = embed_recordings((clip.samples.numpy() for clip in readable), pipeline.encode_audio, options.batch_size)
     candidates = pipeline.decode(
         pipeline.bridge(embeds, "audio"), generator=_generator(options.seed, place), **options.generation
     )
@@ -171,20 +171,6 @@ def caption_batch(
                 "clap_cosines": [round(cosine, 6) for cosine in own],
             }
     return Captioned(rows, failures, time.monotonic() - started)
-
-
-def _embed(pipeline: AudioCaptionPipeline, clips: Sequence[DecodedClip], batch_size: int) -> torch.Tensor:
-    """(N, D) unit rows, one per recording."""
-    windows, owners = [], []
-    for owner, clip in enumerate(clips):
-        own = split_windows(clip.samples.numpy())
-        windows += own
-        owners += [owner] * len(own)
-    parts = [pipeline.encode_audio(windows[k : k + batch_size]) for k in range(0, len(windows), batch_size)]
-    embeds = torch.cat(parts)
-    sums = embeds.new_zeros(len(clips), embeds.shape[1])
-    sums.index_add_(0, torch.tensor(owners, device=embeds.device), embeds)
-    return torch.nn.functional.normalize(sums, dim=-1)
 
 
 def _generator(seed: int, place: str) -> torch.Generator:
