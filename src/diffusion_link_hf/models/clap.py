@@ -218,10 +218,13 @@ class ClapEncoder(nn.Module):
         else:
             self.model.config.save_pretrained(folder)
             (folder / REFERENCE_FILE).write_text(json.dumps(self.source.as_json(), indent=2) + "\n", encoding="utf-8")
-        write_front_end(self.front_end, folder)
+        self._write_front_end(folder)
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
         drop_local_names(folder / "config.json")
+
+    def _write_front_end(self, folder: Path) -> None:
+        write_front_end(self.front_end, folder)
 
     @classmethod
     def from_pretrained(

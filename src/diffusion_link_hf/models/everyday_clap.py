@@ -17,16 +17,13 @@ from ..loading import (
     BaseReference,
     LoadPath,
     check_vocabulary,
-    drop_local_names,
-    includes_base,
     load_strict,
     load_tokenizer,
     read_json,
-    save_tokenizer,
 )
 from ..loading_options import LoadingOptions
-from ..tensors import cast_floats, dense_floats
-from .clap import EVERYDAY_CLAP, REFERENCE_FILE, ClapEncoder, check_waveforms
+from ..tensors import dense_floats
+from .clap import EVERYDAY_CLAP, ClapEncoder, check_waveforms
 from .levels import loudest_dbfs
 from .pair_tagger import PairTagger
 from .sfx_network import SFX_SAMPLING_RATE, STEP_SECONDS, SfxLogMel, SfxNetwork
@@ -292,22 +289,8 @@ class EverydayClapEncoder(ClapEncoder):
         centers = (torch.arange(NUM_WINDOWS) * WINDOW_STRIDE + WINDOW_STEPS / 2) * STEP_SECONDS
         return self.hear(waveforms).window_scores, centers
 
-    def save_pretrained(
-        self, save_directory: LoadPath, include_base: bool | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write configuration, tokenizer, and the weights or a reference to them; arguments as `ClapEncoder`'s."""
-        folder = Path(save_directory)
-        include_base = includes_base(include_base, self.source)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / REFERENCE_FILE).unlink(missing_ok=True)  # a stale one would be followed instead of the weights
-        if include_base:
-            self.model.save_pretrained(folder, state_dict=cast_floats(self.model.state_dict(), dtype))
-        else:
-            self.config.save_pretrained(folder)
-            (folder / REFERENCE_FILE).write_text(json.dumps(self.source.as_json(), indent=2) + "\n", encoding="utf-8")
-        if self.tokenizer is not None:
-            save_tokenizer(self.tokenizer, folder)
-        drop_local_names(folder / "config.json")
+    def _write_front_end(self, folder: Path) -> None:
+        """Nothing: the configuration of the model says it all."""
 
     @classmethod
     def _from_folder(cls, folder: Path, source: BaseReference | None, how: LoadingOptions) -> "EverydayClapEncoder":

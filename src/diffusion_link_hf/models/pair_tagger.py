@@ -4,13 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .pooled_features import PooledFeatures
 from .sfx_network import NUM_FEATURES
 
 QUANTILES = (0.15, 0.5, 0.85)  # over the steps with sound: what goes on all the time, most of it, now and then
 SOUNDING = 0.2  # a step has sound if it differs from silence by this share of the most that any step does
 
 
-class PairTagger(nn.Module):
+class PairTagger(PooledFeatures):
     """Given nothing: tags of a clip. Given one of its tags: the other one, or none.
 
     Args:
@@ -28,11 +29,8 @@ class PairTagger(nn.Module):
     """
 
     def __init__(self, num_tags: int, hidden_size: int = 512, dropout: tuple[float, float] = (0.2, 0.4)):
-        super().__init__()
         pooled = (len(QUANTILES) + 1) * NUM_FEATURES
-        self.register_buffer("silence", torch.zeros(NUM_FEATURES))  # features of digital silence
-        self.register_buffer("mean", torch.zeros(pooled))
-        self.register_buffer("scale", torch.ones(pooled))
+        super().__init__(pooled)
         self.inner = nn.Linear(pooled, hidden_size)
         self.given = nn.Embedding(num_tags + 1, hidden_size)
         self.outer = nn.Linear(hidden_size, num_tags + 1)
@@ -41,22 +39,12 @@ class PairTagger(nn.Module):
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
         """(B, T, 512) → (B, 2048): of each feature three quantiles over the steps with sound, and the largest value."""
-        loudness = (features - self.silence).abs().mean(-1, keepdim=True) + 1e-3  # (B, T, 1)
+        loudness = self.loudness(features)[..., None] + 1e-3  # (B, T, 1)
         sounding = loudness > SOUNDING * loudness.amax(1, keepdim=True)
         ordered = torch.where(sounding, features, torch.inf).sort(1).values
         last = sounding.sum(1, keepdim=True) - 1  # (B, 1, 1)
         places = [(q * last).round().long().expand(-1, -1, NUM_FEATURES) for q in QUANTILES]
         return torch.cat([*(ordered.gather(1, place)[:, 0] for place in places), features.amax(1)], 1)
-
-    def fit_scale(self, pooled: torch.Tensor) -> None:
-        """Standardize inputs from now on by the statistics of ``pooled`` (N, 2048)."""
-        x = _root(pooled)
-        self.mean.copy_(x.mean(0))
-        self.scale.copy_(1 / (x.std(0) + 0.02))
-
-    def normalized(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(B, 2048) of `pool` → (B, 2048), as the network takes it."""
-        return (_root(pooled) - self.mean) * self.scale
 
     def forward(self, normalized: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
         """(B, 2048) of `normalized`, (B,) or (B, K) given tags → logits (B, C + 1) or (B, K, C + 1)."""
@@ -64,7 +52,3 @@ class PairTagger(nn.Module):
         if given.ndim == 2:
             hidden = hidden[:, None]
         return self.outer(F.dropout(F.gelu(hidden + self.given(given)), self.dropout[1], self.training))
-
-
-def _root(pooled: torch.Tensor) -> torch.Tensor:
-    return (pooled.clamp_min(0) + 1e-6).sqrt()

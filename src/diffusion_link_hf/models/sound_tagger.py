@@ -4,12 +4,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .pooled_features import PooledFeatures
 from .sfx_network import NUM_FEATURES
 
 WINDOW_STEPS, WINDOW_STRIDE = 9, 4  # steps of 186 ms: windows of 1.7 s
 
 
-class SoundTagger(nn.Module):
+class SoundTagger(PooledFeatures):
     """Tags of any stretch of time, from the largest and the weighted mean value of each feature in it.
 
     The same networks read the whole clip and windows of 1.7 s, so that what they learn from one serves the other. A
@@ -38,20 +39,13 @@ class SoundTagger(nn.Module):
         num_fine: int = 0,
         dropout: tuple[float, float] = (0.3, 0.5),
     ):
-        super().__init__()
         pooled = 2 * NUM_FEATURES
-        self.register_buffer("silence", torch.zeros(NUM_FEATURES))  # features of digital silence
-        self.register_buffer("mean", torch.zeros(pooled))
-        self.register_buffer("scale", torch.ones(pooled))
+        super().__init__(pooled)
         self.inner = nn.ModuleList(nn.Linear(pooled, hidden_size) for _ in range(num_networks))
         self.tags = nn.ModuleList(nn.Linear(hidden_size, num_tags) for _ in range(num_networks))
         fine = (nn.Linear(hidden_size, num_fine) for _ in range(num_networks))
         self.fine = nn.ModuleList(fine) if num_fine else None
         self.dropout = dropout
-
-    def loudness(self, features: torch.Tensor) -> torch.Tensor:
-        """(…, T, 512) → (…, T), how much each step differs from silence."""
-        return (features - self.silence).abs().mean(-1)
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
         """(…, T, 512) → (…, 1024): of each feature the largest value, and the mean weighted by loudness."""
@@ -67,16 +61,6 @@ class SoundTagger(nn.Module):
         """(B, T, 512) → (B, W)."""
         return self.loudness(features).unfold(1, WINDOW_STEPS, WINDOW_STRIDE).mean(-1)
 
-    def fit_scale(self, pooled: torch.Tensor) -> None:
-        """Standardize inputs from now on by the statistics of ``pooled`` (N, 1024)."""
-        x = _root(pooled)
-        self.mean.copy_(x.mean(0))
-        self.scale.copy_(1 / (x.std(0) + 0.02))
-
-    def normalized(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(…, 1024) of `pool` → (…, 1024), as the networks take it."""
-        return (_root(pooled) - self.mean) * self.scale
-
     def logits(self, normalized: torch.Tensor, fine: bool = False) -> torch.Tensor:
         """(…, 1024) of `normalized` → logits of every network, (networks, …, C), or of the finer classes."""
         out = []
@@ -89,7 +73,3 @@ class SoundTagger(nn.Module):
         """(B, T, 512) with T ≥ 9 → logits of the clip (B, C) and of its windows (B, W, C)."""
         clip, windows = self.normalized(self.pool(features)), self.normalized(self.pool_windows(features))
         return self.logits(clip).mean(0), self.logits(windows).mean(0)
-
-
-def _root(pooled: torch.Tensor) -> torch.Tensor:
-    return (pooled.clamp_min(0) + 1e-6).sqrt()
