@@ -2,14 +2,16 @@
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 from ..errors import InputError
 from ..pipelines.output import CaptionSegment
 
+COLUMNS = ("file", "start", "end", "caption", "score", "error")  # of csv
 FORMATS = ("csv", "jsonl", "parquet", "srt", "vtt", "txt")
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -130,17 +132,18 @@ def _jsonl(captioned: Iterable[CaptionedFile]) -> Iterator[str]:
 
 
 def _csv(captioned: Iterable[CaptionedFile]) -> Iterator[str]:
-    names = ("file", "start", "end", "caption", "score", "error")
-    yield ",".join(names) + "\r\n"
-    for one in captioned:
+    return csv_lines((row for one in captioned for row in one.rows()), COLUMNS)
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """A header and a line for each row, with their ends; what a row lacks is empty."""
+    for row in itertools.chain([{name: name for name in columns}], rows):
         out = io.StringIO()
-        writer = csv.writer(out)
-        for row in one.rows():
-            writer.writerow([as_cell(row[name]) for name in names])
+        csv.writer(out).writerow([_cell(row.get(name)) for name in columns])
         yield out.getvalue()
 
 
-def as_cell(value: Any) -> Any:
+def _cell(value: Any) -> Any:
     """A text that a spreadsheet would run as a formula gets an apostrophe in front, which makes it text."""
     if isinstance(value, str):
         return f"'{value}" if value.startswith(RUN_BY_SPREADSHEETS) else value

@@ -70,7 +70,7 @@ def classify_sounds(
         A `ClassifiedSound` for each recording, or each window, in order; one with the error for what cannot be read.
 
     Raises:
-        InputError: an option out of range; a CLAP without a logit scale, where none is given; no link to bridge with.
+        InputError: an option out of range; no link to bridge with.
         DataError: another CLAP made the index.
 
     Examples:

@@ -1,8 +1,5 @@
 """Rows of results as a csv or JSON lines file, whole or not there."""
 
-import csv
-import io
-import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +7,7 @@ from typing import IO, Any
 
 from ..errors import InputError
 from ..files import write_whole
-from .captioned import as_cell
+from .captioned import csv_lines
 
 EXTENSIONS = (".csv", ".jsonl")
 
@@ -47,9 +44,7 @@ def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], columns: Sequen
             for row in rows:
                 file.write(json.dumps(row).encode() + b"\n")
             return
-        for row in itertools.chain([{name: name for name in columns}], rows):
-            out = io.StringIO()
-            csv.writer(out).writerow([as_cell(row.get(name)) for name in columns])
-            file.write(out.getvalue().encode("utf-8", "surrogateescape"))
+        for line in csv_lines(rows, columns):
+            file.write(line.encode("utf-8", "surrogateescape"))
 
     write_whole(path, write)

@@ -10,7 +10,6 @@ from .stream import TORN, Stream
 
 FIRST, LAST = 2, 4  # flags of a page
 NO_GRANULE = 0xFFFF_FFFF_FFFF_FFFF
-OPUS_RATE = 48_000
 CODECS = {b"\x01vorbis": "Vorbis", b"OpusHead": "Opus", b"\x7fFLAC": "FLAC", b"Speex   ": "Speex"}
 FLAC_MAPPING_BYTES = 9  # before "fLaC" in the first packet of FLAC in Ogg
 
