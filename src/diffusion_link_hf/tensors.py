@@ -97,6 +97,17 @@ def cast_floats(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> di
     return {name: cast(value) for name, value in state.items()}
 
 
+def draw_seed(generator: torch.Generator) -> int:
+    """A seed drawn from a generator, which moves on: two calls with it differ, two equal generators agree.
+
+    Examples:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> draw_seed(generator) == draw_seed(generator), draw_seed(torch.Generator()) == draw_seed(torch.Generator())
+        (False, True)
+    """
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
 def check_device(device: str | torch.device, name: str = "device") -> torch.device:
     """The `torch.device` of a name, once it is known that this machine has it.
 

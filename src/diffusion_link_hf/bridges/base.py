@@ -300,8 +300,7 @@ class BridgeModel(StrictModel, ABC):
         }
         check_call(embeds, modality, self.config.embedding_dim, **options)
         rows = rescale_rows(embeds)
-        with evaluating(self):
-            bridged = F.normalize(self._bridge(rows, modality, **options), dim=-1)
+        bridged = self._unit_bridged(rows, modality, options)
         if modality == "audio" and self.readouts is not None and self.readouts.stack is not None:
             source = self._normalize(rows, "audio")
             stacked = self.readouts.stacked(bridged.to(source.dtype) * self.config.scale, source)
@@ -345,9 +344,7 @@ class BridgeModel(StrictModel, ABC):
         rows = rescale_rows(embeds)
         source, bridged = self._normalize(rows, "audio"), None
         if readouts.score_needs_bridge:
-            with evaluating(self):
-                bridged = F.normalize(self._bridge(rows, "audio", **options), dim=-1)
-            bridged = bridged.to(source.dtype) * self.config.scale
+            bridged = self._unit_bridged(rows, "audio", options).to(source.dtype) * self.config.scale
         return readouts.source_vectors(bridged, source)
 
     @apply_forward_hook
@@ -367,6 +364,11 @@ class BridgeModel(StrictModel, ABC):
         readouts = self._fitted_readouts()
         check_embeddings(embeds, self.config.embedding_dim)
         return readouts.target_vectors(self.normalize(embeds, "text"))
+
+    def _unit_bridged(self, rows: torch.Tensor, modality: Modality, options: dict[str, Any]) -> torch.Tensor:
+        """(B, D) → (B, D) of norm 1: the bridge's own output, without a stack."""
+        with evaluating(self):
+            return F.normalize(self._bridge(rows, modality, **options), dim=-1)
 
     def _fitted_readouts(self) -> Readouts:
         if self.readouts is None:

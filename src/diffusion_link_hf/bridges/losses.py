@@ -18,7 +18,7 @@ Reduction = Literal["sum", "mean"]
 
 # Readings of the paper's L_total = L_diff + L_topo, which leaves reductions and weight open (paper §3).
 LOSS_PRESETS: dict[str, dict[str, Any]] = {
-    # Both terms are means over their elements. L_topo then has about a tenth of the loss, whatever the batch and width.
+    # Both terms are means over their elements. What share L_topo then has depends on the embeddings.
     "paper": {"dim_reduction": "mean", "batch_reduction": "mean", "topology_reduction": "mean", "topology_weight": 1.0},
     # To the letter: squared norms, averaged over the batch, and a squared Frobenius norm, which grows with the batch.
     "literal": {"dim_reduction": "sum", "batch_reduction": "mean", "topology_reduction": "sum", "topology_weight": 1.0},

@@ -1,13 +1,12 @@
 """Figures of a pipeline on test sets: a file in its folder, bound to the weights that were tested."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelFolderError
-from ..files import write_whole
+from ..files import write_json
 from ..loading import INDEX, read_json
 from ..training.fingerprints import folder_fingerprint
 
@@ -95,7 +94,7 @@ def add_result(folder: Path, result: DataSetResult) -> None:
     earlier = _read(folder / RESULTS) if (folder / RESULTS).is_file() else []
     kept = [one for one in earlier if one.pipeline == result.pipeline and one.title != result.title]
     document = {"format": FORMAT, "results": [asdict(one) for one in (*kept, result)]}
-    write_whole(folder / RESULTS, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    write_json(folder / RESULTS, document, indent=1, allow_nan=False)
 
 
 def _read(path: Path) -> list[DataSetResult]:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from ..tensors import draw_seed
+
 
 class OwnGenerator(TorchFunctionMode):
     """While it is entered, `torch.multinomial` draws from a generator of its own.
@@ -38,4 +40,4 @@ def own_generator(generator: torch.Generator | None, device: torch.device) -> Ab
     """An `OwnGenerator` on ``device``, seeded with one number of ``generator``; without one, nothing is changed."""
     if generator is None:
         return nullcontext()
-    return OwnGenerator(int(torch.randint(2**62, (1,), generator=generator, device=generator.device)), device)
+    return OwnGenerator(draw_seed(generator), device)

@@ -22,7 +22,7 @@ from ..models.caption_scorer import SILENCE_CAPTION, CaptionScorer, check_unknow
 from ..models.clap import ClapEncoder
 from ..models.decoder import CaptionDecoder
 from ..models.prefix_projector import PrefixProjector
-from ..tensors import check_embeddings, rescale_rows
+from ..tensors import check_embeddings, draw_seed, rescale_rows
 from .listening import Heard, Recording, average
 from .output import AudioCaptionPipelineOutput, CaptionSegment
 from .sounds import SoundPipeline, check_batch_size
@@ -426,7 +426,7 @@ class AudioCaptionPipeline(SoundPipeline):
     ) -> Callable[[list[Heard]], list[CaptionSegment]]:
         """A function from a batch of windows to their segments."""
         # Every batch shares one draw of noise, or a caption would depend on the batch that it is in.
-        noise_seed = None if generator is None else _seed(generator)
+        noise_seed = None if generator is None else draw_seed(generator)
 
         @torch.no_grad()
         def caption(windows: list[Heard]) -> list[CaptionSegment]:
@@ -480,8 +480,3 @@ def _is_one(audio: Any) -> bool:
     if isinstance(audio, (str, os.PathLike, bytes, bytearray, memoryview, Mapping)):
         return True
     return is_decoded(audio) or hasattr(audio, "read") or not isinstance(audio, Iterable)
-
-
-def _seed(generator: torch.Generator) -> int:
-    """A seed drawn from a generator, which moves on: two calls with it differ, two equal generators agree."""
-    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
